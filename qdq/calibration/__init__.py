@@ -1,0 +1,1 @@
+"""Data -> ranges: count what every site sees, then choose."""

@@ -1,0 +1,1 @@
+"""Torch model -> ONNX: markers through the exporter, then lowered for the target."""

@@ -1,0 +1,109 @@
+"""torch.onnx, called one way: a model in, an ONNX model in memory out."""
+
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from qdq.data import call, tensors_of
+from qdq.errors import ExportError
+from qdq.nn.symbolic import MARKER_DOMAIN
+
+OLDEST_OPSET = 13  # the first with per-channel Q/DQ (T05)
+NEWEST_OPSET = 17  # the last that torch's TorchScript exporter writes fully
+
+
+def to_onnx(
+    model: nn.Module,
+    example_inputs: object,
+    *,
+    opset: int = OLDEST_OPSET,
+    dynamic_batch: bool = True,
+    input_names: list[str] | None = None,
+    output_names: list[str] | None = None,
+) -> onnx.ModelProto:
+    """The model as torch's TorchScript exporter writes it.
+
+    Args:
+        model: in eval mode.
+        example_inputs: a tensor, tuple or dict.
+        opset: 13..17.
+        dynamic_batch: the first axis of every input and output may vary.
+        input_names: one per input tensor; None: the keywords, or input, input_1, ...
+        output_names: one per output tensor; None: output, output_1, ...
+
+    Raises:
+        ExportError: an opset outside 13..17, or the exporter gives up on the model.
+        InputError: the model does not take these inputs.
+    """
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise ExportError(
+            f"opset={opset} is outside {OLDEST_OPSET}..{NEWEST_OPSET}",
+            fix="pass opset=13: per-channel Q/DQ begins there, and newer ones add nothing for INT8",
+        )
+    with torch.no_grad():
+        results = tensors_of(call(model, example_inputs))
+    count = len(tensors_of(example_inputs))
+    keywords = list(example_inputs) if isinstance(example_inputs, Mapping) else None
+    ins = input_names or keywords or _numbered("input", count)
+    outs = output_names or _numbered("output", len(results))
+    for names, wanted, what in ((ins, count, "input"), (outs, len(results), "output")):
+        if len(names) != wanted or len(set(names)) != wanted:
+            raise ExportError(
+                f"{what}_names={names} does not name {wanted} {what}s",
+                fix=f"pass {wanted} different names",
+            )
+    axes = {name: {0: "batch"} for name in (*ins, *outs)} if dynamic_batch else None
+    buffer = io.BytesIO()
+    _export(model, example_inputs, buffer, opset, ins, outs, axes)
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _export(
+    model: nn.Module,
+    example_inputs: object,
+    buffer: io.BytesIO,
+    opset: int,
+    ins: list[str],
+    outs: list[str],
+    axes: dict[str, dict[int, str]] | None,
+) -> None:
+    args: tuple[Any, ...] = (example_inputs,)
+    kwargs: dict[str, Any] | None = None
+    if isinstance(example_inputs, Mapping):
+        args, kwargs = (), dict(example_inputs)
+    elif isinstance(example_inputs, (tuple, list)):
+        args = tuple(example_inputs)
+    with warnings.catch_warnings():
+        # Torch deprecates this exporter, the only one that writes a true opset 13.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            torch.onnx.export(
+                model,
+                args,
+                buffer,  # type: ignore[arg-type]  # its stub forgot the in-memory file it takes
+                kwargs=kwargs,
+                input_names=ins,
+                output_names=outs,
+                opset_version=opset,
+                dynamic_axes=axes,
+                custom_opsets={MARKER_DOMAIN: 1},
+                dynamo=False,
+                autograd_inlining=False,
+            )
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [""])[0]
+            raise ExportError(
+                f"torch.onnx could not export this model: {type(error).__name__}: {said}",
+                at=type(model).__name__,
+                fix="export the float model with torch.onnx.export(..., dynamo=False) to see what "
+                "it objects to",
+            ) from error
+
+
+def _numbered(stem: str, count: int) -> list[str]:
+    return [stem if index == 0 else f"{stem}_{index}" for index in range(count)]

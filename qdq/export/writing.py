@@ -1,0 +1,191 @@
+"""export_onnx: a calibrated model as a Q/DQ ONNX file for one target."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from torch import Tensor, nn
+
+from qdq.errors import ExportError
+from qdq.export.tracing import to_onnx
+from qdq.graph.files import save
+from qdq.graph.lowering import SiteGrid, lower
+from qdq.graph.passes import PASSES
+from qdq.insertion.fusing import require_eval
+from qdq.insertion.placing import insertion_of, retarget
+from qdq.insertion.switches import quantizers
+from qdq.nn.symbolic import MARKER, emit_markers
+from qdq.numerics.affine import QParams, quantize, quantize_bias
+from qdq.records.export import ExportReport, SiteRow
+from qdq.sites import owner
+from qdq.targets import Target
+from qdq.targets.target import TargetLike
+from qdq.version import version
+
+
+def export_onnx(
+    model: nn.Module,
+    example_inputs: object,
+    path: str | os.PathLike[str],
+    *,
+    target: TargetLike | None = None,
+    opset: int = 13,
+    dynamic_batch: bool = True,
+    input_names: list[str] | None = None,
+    output_names: list[str] | None = None,
+) -> ExportReport:
+    """Write the model with int8 weights and Q/DQ where the target wants them.
+
+    The file holds the default ONNX domain in exactly this opset, passes the full checker, and
+    carries target, version and site names in its metadata. Equal models give equal bytes.
+
+    Args:
+        model: after `insert` and `calibrate`, in eval mode.
+        example_inputs: a tensor, tuple or dict.
+        path: where to write; whole or not at all.
+        target: a name or a Target; None: the one the model is placed for.
+        opset: 13..17.
+        dynamic_batch: the first axis of every input and output may vary.
+        input_names: one per input tensor; None: the keywords, or input, input_1, ...
+        output_names: one per output tensor; None: output, output_1, ...
+
+    Raises:
+        StepError: training mode, or nothing inserted.
+        CalibrationError: an active site has no range.
+        ExportError: torch cannot export the model, a site got lost on the way, or a grid has no
+            ONNX operator.
+        InputError: the inputs or the path cannot be used.
+    """
+    require_eval(model, "export_onnx")
+    before = insertion_of(model).target
+    if target is not None:
+        retarget(model, target)
+    try:
+        return _export(
+            model,
+            example_inputs,
+            Path(path),
+            opset,
+            dynamic_batch=dynamic_batch,
+            input_names=input_names,
+            output_names=output_names,
+        )
+    finally:
+        retarget(model, before)
+
+
+def _export(
+    model: nn.Module, example_inputs: object, path: Path, opset: int, **naming: Any
+) -> ExportReport:
+    target = insertion_of(model).target
+    grids = _grids(model)
+    with emit_markers() as calls:
+        traced = to_onnx(model, example_inputs, opset=opset, **naming)
+    graph = gs.import_onnx(traced)
+    _refuse_lost_sites(graph, calls, grids)
+    names = lower(graph, grids, marker=MARKER)
+    for rewrite in PASSES[target.quantize_outputs]:
+        rewrite(graph)
+    graph.cleanup().toposort()
+    save(_finish(graph, traced, target, names), path, opset=opset)
+    content = path.read_bytes()
+    rows = tuple(_row(grids[site], tensor) for site, tensor in names.items())
+    digest = hashlib.sha256(content).hexdigest()
+    return ExportReport(str(path), target.name, opset, len(content), digest, rows)
+
+
+def _grids(model: nn.Module) -> dict[str, SiteGrid]:
+    """Scales and codes of every site that is on, from the functions the simulation uses."""
+    modules: dict[str, Any] = dict(model.named_modules())
+    grids: dict[str, SiteGrid] = {}
+    for site, quantizer in quantizers(model).items():
+        if not quantizer.on:
+            continue
+        if not site.endswith("weight"):
+            grids[site] = _site_grid(site, quantizer.grid())
+            continue
+        layer = modules[owner(site)]
+        grid = quantizer.grid(layer.weight)
+        grids[site] = _site_grid(site, grid, quantize(layer.weight, grid))
+        if layer.bias_is_integer:
+            step = layer.bias_step()
+            codes = quantize_bias(layer.bias, step)
+            axis = 0 if step.dim() else None
+            grids[layer.bias_site] = SiteGrid(
+                layer.bias_site, _array(step), np.zeros(step.shape, np.int32), axis, _array(codes)
+            )
+    return grids
+
+
+def _site_grid(site: str, grid: QParams, codes: Tensor | None = None) -> SiteGrid:
+    spec = grid.spec
+    if spec.bits != 8:
+        raise ExportError(
+            f"{spec} has no QuantizeLinear before opset 21",
+            at=site,
+            fix="simulate other widths as you like, and export with bits=8",
+        )
+    code_type = np.int8 if spec.signed else np.uint8
+    return SiteGrid(
+        site,
+        _array(grid.scale),
+        _array(grid.zero_point).astype(code_type),
+        spec.keep_axis,
+        None if codes is None else _array(codes).astype(code_type),
+    )
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    return tensor.detach().cpu().numpy()
+
+
+def _refuse_lost_sites(graph: gs.Graph, calls: list[str], grids: dict[str, SiteGrid]) -> None:
+    """Every quantizer that is on ran, and every run left its marker in the graph."""
+    idle = sorted(set(grids).difference(calls))
+    if idle:
+        raise ExportError(
+            f"{len(idle)} active sites were not reached by the example inputs",
+            at=", ".join(idle[:8]),
+            fix="pass inputs that take the way through these layers, or leave them out with "
+            "qdq.disable_quantization",
+        )
+    marked = Counter(node.attrs["site"] for node in graph.nodes if node.op == MARKER)
+    lost = Counter(calls) - marked
+    if lost:
+        raise ExportError(
+            f"the exporter dropped {lost.total()} quantizers",
+            at=", ".join(sorted(lost)[:8]),
+            fix="their result is not used by any output: leave these layers out with ignore=",
+        )
+
+
+def _finish(
+    graph: gs.Graph, traced: onnx.ModelProto, target: Target, names: dict[str, str]
+) -> onnx.ModelProto:
+    opsets = [entry for entry in traced.opset_import if not entry.domain]
+    model: onnx.ModelProto = gs.export_onnx(graph, opset_imports=opsets)
+    model.graph.name = "qdq"
+    model.producer_name, model.producer_version = "qdq", version()
+    for node in model.graph.node:
+        node.ClearField("doc_string")  # torch writes file names of this machine there
+    kept = {"qdq.target": target.name, "qdq.version": version(), "qdq.sites": json.dumps(names)}
+    onnx.helper.set_model_props(model, kept)
+    return model
+
+
+def _row(grid: SiteGrid, tensor: str) -> SiteRow:
+    return SiteRow(
+        grid.site,
+        tensor,
+        str(grid.zero_point.dtype),
+        float(grid.scale.min()),
+        float(grid.scale.max()),
+        int(grid.zero_point.flat[0]),
+        grid.scale.size,
+    )

@@ -1,0 +1,162 @@
+"""Exact rewrites of a lowered Q/DQ graph, one function each, in place, in the order of `PASSES`.
+
+Each keeps what the graph computes, bit for bit in unoptimized execution.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+# Ops that move or pick codes without computing on them, so that Q commutes with them (O12, T14).
+COMMUTING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+_WEIGHTED = ("Conv", "Gemm")
+
+
+def fold_transposed_weights(graph: gs.Graph) -> None:
+    """Transpose(DQ(constant codes)) becomes DQ of the transposed codes (O15: MatMul, axis 1)."""
+    for node in list(graph.nodes):
+        if node.op != "Transpose":
+            continue
+        dequantize = _maker(node.inputs[0])
+        if dequantize is None or dequantize.op != _DEQUANTIZE or len(node.inputs[0].outputs) != 1:
+            continue
+        codes = dequantize.inputs[0]
+        if not isinstance(codes, gs.Constant):
+            continue
+        order = list(node.attrs.get("perm", reversed(range(codes.values.ndim))))
+        codes.values = np.ascontiguousarray(codes.values.transpose(order))
+        if dequantize.inputs[1].values.ndim:
+            dequantize.attrs["axis"] = order.index(dequantize.attrs["axis"])
+        result = node.outputs[0]
+        node.outputs.clear()
+        dequantize.outputs = [result]
+        graph.nodes.remove(node)
+
+
+def quantize_before_commuting(graph: gs.Graph) -> None:
+    """MaxPool, Reshape, ... in front of a Q get a pair of their own in front, with its scale.
+
+    So the op before them leaves through a Q and runs in integers (O02), and they run on codes.
+    """
+    work = [node for node in graph.nodes if node.op == _QUANTIZE]
+    while work:
+        quantize = work.pop()
+        mover = _maker(quantize.inputs[0])
+        if mover is None or mover.op not in COMMUTING or len(mover.outputs[0].outputs) != 1:
+            continue
+        source = mover.inputs[0]
+        maker = _maker(source)
+        alone = len(source.outputs) == 1 and source not in graph.outputs
+        if maker is None or maker.op == _DEQUANTIZE or not alone or quantize.inputs[1].values.ndim:
+            continue
+        work.append(_insert_pair(graph, quantize, mover))
+
+
+def _insert_pair(graph: gs.Graph, like: gs.Node, before: gs.Node) -> gs.Node:
+    """A Q and DQ with the operands of `like` on the first input of `before`; gives the Q."""
+    source = before.inputs[0]
+    stem = f"{like.name.rpartition('/')[0]}/before_{before.op}"
+    taken = sum(1 for node in graph.nodes if node.name.startswith(f"{stem}/{_QUANTIZE}"))
+    stem = f"{stem}_{taken}" if taken else stem
+    code_type = like.inputs[2].values.dtype
+    codes = gs.Variable(f"{stem}.codes", code_type, source.shape)
+    values = gs.Variable(f"{stem}.values", source.dtype, source.shape)
+    quantize = gs.Node(_QUANTIZE, f"{stem}/{_QUANTIZE}", {}, [source, *like.inputs[1:]], [codes])
+    dequantize = gs.Node(
+        _DEQUANTIZE, f"{stem}/{_DEQUANTIZE}", {}, [codes, *like.inputs[1:]], [values]
+    )
+    before.inputs[0] = values
+    graph.nodes.extend([quantize, dequantize])
+    return quantize
+
+
+def merge_equal_pairs(graph: gs.Graph) -> None:
+    """Several Q of one tensor with equal scales become one (O17: two Q block the fusion)."""
+    for tensor in list(graph.tensors().values()):
+        first: list[gs.Node] = []
+        for node in [each for each in tensor.outputs if _quantizes(each, tensor)]:
+            twin = next((each for each in first if _same_grid(each, node)), None)
+            if twin is None:
+                first.append(node)
+                continue
+            _bypass(graph, node, twin.outputs[0])
+
+
+def _quantizes(node: gs.Node, tensor: gs.Tensor) -> bool:
+    return node.op == _QUANTIZE and node.inputs[0] is tensor
+
+
+def drop_requantization(graph: gs.Graph) -> None:
+    """Q right after a DQ of the same grid: the codes are there already (O19)."""
+    for node in list(graph.nodes):
+        before = _maker(node.inputs[0]) if node.op == _QUANTIZE else None
+        if before is None or before.op != _DEQUANTIZE or not _same_grid(before, node):
+            continue
+        _bypass(graph, node, before.inputs[0])
+
+
+def drop_idle_relu(graph: gs.Graph) -> None:
+    """Relu of a DQ whose zero point is the lowest code: no value is negative (O03)."""
+    for node in list(graph.nodes):
+        before = _maker(node.inputs[0]) if node.op == "Relu" else None
+        if before is None or before.op != _DEQUANTIZE or len(before.inputs) < 3:
+            continue
+        zero_point = before.inputs[2].values
+        if np.any(zero_point != np.iinfo(zero_point.dtype).min) or node.outputs[0] in graph.outputs:
+            continue
+        _bypass(graph, node, before.outputs[0])
+
+
+def keep_float(graph: gs.Graph) -> None:
+    """A one-input Sum behind each float layer that stands between DQ and Q.
+
+    onnxruntime would otherwise quantize its weight by itself, per tensor (O26).
+    """
+    for node in [each for each in graph.nodes if each.op in _WEIGHTED]:
+        feeder, weight_maker = _maker(node.inputs[0]), _maker(node.inputs[1])
+        if weight_maker is not None or feeder is None or feeder.op != _DEQUANTIZE:
+            continue
+        if not any(reader.op in (_QUANTIZE, "Relu", "Clip") for reader in node.outputs[0].outputs):
+            continue
+        result = node.outputs[0]
+        held = gs.Variable(f"{result.name}.float", result.dtype, result.shape)
+        node.outputs = [held]
+        graph.nodes.append(gs.Node("Sum", f"{node.name}/keep_float", {}, [held], [result]))
+
+
+Pass = Callable[[gs.Graph], None]
+COMMON: tuple[Pass, ...] = (fold_transposed_weights, merge_equal_pairs, drop_requantization)
+INTEGER_CPU: tuple[Pass, ...] = (
+    fold_transposed_weights,
+    quantize_before_commuting,
+    merge_equal_pairs,
+    drop_idle_relu,
+    drop_requantization,
+    keep_float,
+)
+# What runs for a target that wants every op between Q and DQ, and for one that does not.
+PASSES: dict[bool, tuple[Pass, ...]] = {True: INTEGER_CPU, False: COMMON}
+
+
+def _maker(tensor: gs.Tensor) -> gs.Node | None:
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def _same_grid(first: gs.Node, second: gs.Node) -> bool:
+    pairs: Iterator[tuple[gs.Constant, gs.Constant]]
+    pairs = zip(first.inputs[1:3], second.inputs[1:3], strict=True)
+    return first.attrs.get("axis") == second.attrs.get("axis") and all(
+        a.values.dtype == b.values.dtype and np.array_equal(a.values, b.values) for a, b in pairs
+    )
+
+
+def _bypass(graph: gs.Graph, node: gs.Node, instead: gs.Tensor) -> None:
+    """Remove a node with one output; who read it reads `instead`."""
+    result = node.outputs[0]
+    for reader in list(result.outputs):
+        reader.inputs = [instead if tensor is result else tensor for tensor in reader.inputs]
+    node.outputs.clear()
+    node.inputs.clear()
+    graph.nodes.remove(node)

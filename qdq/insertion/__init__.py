@@ -1,0 +1,1 @@
+"""Float model -> model with quantizers: fusing, recording, replacing, switches, checkpoints."""

@@ -1,0 +1,120 @@
+"""Fold every BatchNorm that directly follows a convolution or linear layer into that layer."""
+
+from typing import Any
+
+from torch import nn
+
+from qdq.errors import StepError
+from qdq.insertion.recording import BATCH_NORMS, record, trace
+from qdq.insertion.undo import all_or_nothing
+from qdq.numerics.batchnorm import fold
+from qdq.records.decisions import Decision, FuseReport
+from qdq.targets.opgraph import Op, OpGraph
+
+# Exact types and the axis of their weight that holds output channels.
+_FOLDABLE: dict[type[nn.Module], int] = {
+    nn.Conv1d: 0,
+    nn.Conv2d: 0,
+    nn.Conv3d: 0,
+    nn.Linear: 0,
+}
+
+
+def fuse(model: nn.Module, *, example_inputs: object = None) -> FuseReport:
+    """Fold BatchNorms, in place. The model computes what it did, to float rounding.
+
+    Args:
+        model: in eval mode. Its folded BatchNorms become `nn.Identity`.
+        example_inputs: a tensor, tuple or dict to record one forward with; without them the
+            forward is followed by `torch.fx`, which stops at data-dependent control flow.
+
+    Returns:
+        One decision per BatchNorm, with the reason where it stays.
+
+    Raises:
+        StepError: the model is in training mode, or the forward cannot be followed.
+        InputError: the model does not take these inputs.
+    """
+    norms = [name for name, each in model.named_modules() if isinstance(each, BATCH_NORMS)]
+    if not norms:
+        return FuseReport(())
+    require_eval(model, "fuse")
+    graph = trace(model) if example_inputs is None else record(model, example_inputs)
+    if graph is None:
+        raise StepError(
+            "torch.fx cannot follow this model's forward",
+            at=type(model).__name__,
+            fix="pass example_inputs=..., so that one forward can be recorded instead",
+        )
+    with all_or_nothing(model):
+        return FuseReport(tuple(_fold_one(model, name, graph) for name in norms))
+
+
+def require_eval(model: nn.Module, step: str) -> None:
+    """StepError if any BatchNorm or dropout of the model would behave as in training."""
+    training = [name for name, each in model.named_modules() if each.training]
+    if training:
+        raise StepError(
+            f"{step} needs the model in eval mode, and it is in training mode",
+            at=training[0] or type(model).__name__,
+            fix="call model.eval() first",
+        )
+
+
+def _fold_one(model: nn.Module, name: str, graph: OpGraph) -> Decision:
+    layer_name, why_not = _layer_before(model, name, graph)
+    if layer_name is None:
+        return Decision(name, "skip", why_not)
+    layer: Any = model.get_submodule(layer_name)
+    norm: Any = model.get_submodule(name)
+    weight, bias = fold(
+        layer.weight.detach(),
+        None if layer.bias is None else layer.bias.detach(),
+        mean=norm.running_mean,
+        variance=norm.running_var,
+        eps=norm.eps,
+        gamma=norm.weight,
+        beta=norm.bias,
+        channel_axis=_FOLDABLE[type(layer)],
+    )
+    layer.weight.data = weight
+    layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Identity().eval())
+    return Decision(name, "fold", f"folded into {layer_name}")
+
+
+def _layer_before(model: nn.Module, name: str, graph: OpGraph) -> tuple[str | None, str]:
+    """(the layer this BatchNorm can be folded into, ""), or (None, why there is none)."""
+    calls = [op for op in graph.ops if op.name == name]
+    if len(calls) != 1:
+        return None, f"it is called {len(calls)} times in one forward"
+    before = graph.producer.get(calls[0].inputs[0])
+    if before is None or before.name not in dict(model.named_modules()):
+        return None, "what comes before it is no layer"
+    layer, norm = model.get_submodule(before.name), model.get_submodule(name)
+    if type(layer) not in _FOLDABLE:
+        return None, f"{before.name}, before it, is a {type(layer).__name__}"
+    why_not = _obstacle(model, layer, norm, before, graph)
+    return (None, why_not) if why_not else (before.name, "")
+
+
+def _obstacle(
+    model: nn.Module, layer: nn.Module, norm: nn.Module, before: Op, graph: OpGraph
+) -> str:
+    if graph.calls[before.name] != 1:
+        return f"{before.name} is called {graph.calls[before.name]} times in one forward"
+    if graph.only_reader(before.outputs[0]) is None:
+        return f"something else reads the output of {before.name} too"
+    if norm.running_mean is None:
+        return "it keeps no running statistics"
+    if isinstance(layer, nn.Linear) and before.rank != 2:
+        return "it may not normalize the features of this Linear: pass 2-D example_inputs"
+    owners = [each for each in model.modules() if _owns(each, layer.weight)]
+    if len(owners) != 1:
+        return f"the weight of {before.name} is tied to another layer's"
+    return ""
+
+
+def _owns(module: nn.Module, parameter: object) -> bool:
+    return any(each is parameter for each in module.parameters(recurse=False))

@@ -1,0 +1,121 @@
+"""What insertion left on a model, and switching its sites on and off for a target."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from qdq.errors import StepError
+from qdq.nn import QuantWeighted, TensorQuantizer
+from qdq.records.decisions import Decision, InsertReport
+from qdq.sites import owner, site_name
+from qdq.targets import Target, get
+from qdq.targets.opgraph import OpGraph
+from qdq.targets.placement import place, region_end
+from qdq.targets.target import TargetLike
+
+_STATE = "_qdq_insertion"
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """Kept on the model, plain data: deep copies and pickles go along.
+
+    Attributes:
+        target: what the active sites are placed for.
+        graph: one forward; None where none was recorded.
+        left: modules left float and BatchNorms folded, with reasons.
+    """
+
+    target: Target
+    graph: OpGraph | None
+    left: tuple[Decision, ...]
+
+
+def insertion_of(model: nn.Module) -> Insertion:
+    """What `insert` left on the model; StepError where it never ran."""
+    state = getattr(model, _STATE, None)
+    if state is None:
+        raise StepError(
+            "nothing was inserted into this model",
+            at=type(model).__name__,
+            fix="call qdq.insert(model, example_inputs) first",
+        )
+    return state  # type: ignore[no-any-return]
+
+
+def retarget(model: nn.Module, target: TargetLike) -> InsertReport:
+    """Place the same quantizers for another runtime. Ranges stay; scales follow from them.
+
+    Args:
+        model: after `insert`.
+        target: a name or a Target.
+
+    Raises:
+        StepError: nothing was inserted, or the target needs a recorded forward and there is none.
+        RegistryError: no such target.
+    """
+    return settle(model, replace(insertion_of(model), target=get(target)))
+
+
+def settle(model: nn.Module, state: Insertion) -> InsertReport:
+    """Make `state` the model's own and switch every site accordingly."""
+    target = state.target
+    if target.quantize_outputs and state.graph is None:
+        raise StepError(
+            f"target {target.name!r} must know who reads what, and torch.fx cannot follow this "
+            "model's forward",
+            at=type(model).__name__,
+            fix="pass example_inputs to qdq.insert, so that one forward can be recorded",
+        )
+    setattr(model, _STATE, state)
+    sites = {
+        site_name(path): quantizer
+        for path, quantizer in model.named_modules()
+        if isinstance(quantizer, TensorQuantizer)
+    }
+    decisions = place(_roles(sites), state.graph, target, floating=_floating(sites))
+    for decision in decisions:
+        quantizer = sites[decision.name]
+        quantizer.site = decision.name
+        quantizer.active = decision.action == "quantize"
+        is_weight = decision.name.endswith("weight")
+        quantizer.spec = (
+            replace(target.weight, keep_axis=quantizer.spec.keep_axis)
+            if is_weight
+            else target.activation
+        )
+    for module in model.modules():
+        if isinstance(module, QuantWeighted):
+            module.integer_bias = target.integer_bias
+    _set_limits(model, state.graph)
+    return InsertReport(target.name, decisions + state.left)
+
+
+def refresh(model: nn.Module) -> None:
+    """Place again after switches changed; a model with quantizers of its own is left alone."""
+    state = getattr(model, _STATE, None)
+    if state is not None:
+        settle(model, state)
+
+
+def _roles(sites: dict[str, TensorQuantizer]) -> dict[str, list[str]]:
+    roles: dict[str, list[str]] = {}
+    for site in sites:
+        roles.setdefault(owner(site), []).append(site.rpartition(".")[2])
+    return roles
+
+
+def _floating(sites: dict[str, TensorQuantizer]) -> frozenset[str]:
+    """Modules that compute in float, because the user switched off something they multiply."""
+    return frozenset(
+        owner(site) for site, q in sites.items() if not q.enabled and not site.endswith("output")
+    )
+
+
+def _set_limits(model: nn.Module, graph: OpGraph | None) -> None:
+    modules: dict[str, Any] = dict(model.named_modules())
+    for op in graph.ops if graph else ():
+        quantizer = getattr(modules.get(op.name), "_output_quantizer", None)
+        if graph and isinstance(quantizer, TensorQuantizer):
+            _, quantizer.limits = region_end(graph, op)

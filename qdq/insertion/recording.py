@@ -1,0 +1,182 @@
+"""One forward of an eager model as a neutral op graph: recorded from inputs, or traced by fx."""
+
+import operator
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from qdq.data import call, tensors_of
+from qdq.nn import QuantMultiAdd
+from qdq.nn.twins import TWINS
+from qdq.targets.opgraph import Op, OpGraph
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+_MODULES: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.Flatten: "reshape",
+    nn.Identity: "identity",
+    nn.Dropout: "identity",
+    nn.Dropout2d: "identity",
+    nn.MaxPool1d: "max_pool",
+    nn.MaxPool2d: "max_pool",
+    nn.MaxPool3d: "max_pool",
+    **dict.fromkeys(BATCH_NORMS, "batch_norm"),
+}
+_FUNCTIONS: dict[str, str] = {
+    **dict.fromkeys(("add", "add_", "iadd", "__add__", "__iadd__", "__radd__"), "add"),
+    **dict.fromkeys(("relu", "relu_"), "relu"),
+    "relu6": "relu6",
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), "max_pool"),
+    **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze"), "reshape"),
+    **dict.fromkeys(("permute", "transpose", "t"), "transpose"),
+    **dict.fromkeys(("dropout", "contiguous"), "identity"),
+}
+
+
+def kind_of_module(module: nn.Module) -> str | None:
+    """The op a module is as a whole; None for one whose inside is looked at."""
+    twin = TWINS.get(type(module))
+    kind = getattr(twin or module, "kind", None)
+    if twin is not None or isinstance(module, (QuantMultiAdd, *TWINS.values())):
+        return kind
+    return _MODULES.get(type(module))
+
+
+def record(model: nn.Module, example_inputs: object) -> OpGraph:
+    """Run the model once, without gradients, and note every op.
+
+    Control flow takes the way these inputs take.
+
+    Args:
+        model: any eager model; it is left as it was.
+        example_inputs: a tensor, a tuple, or a dict of keywords.
+
+    Raises:
+        InputError: the model does not take these inputs.
+    """
+    recorder = _Recorder()
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(recorder.follow(name, module))
+        with torch.no_grad(), recorder:
+            result = call(model, example_inputs)
+    return OpGraph(tuple(recorder.ops), tuple(recorder.number(t) for t in tensors_of(result)))
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes function calls of the user's code and whole calls of modules with a known kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[Op] = []
+        self._path = [""]  # the modules we are in
+        self._inside_known = 0  # > 0: within a module that was or will be noted as one op
+        self._calls: dict[str, int] = {}
+        self._numbers: dict[int, int] = {}
+        self._keep: list[Tensor] = []  # a freed tensor's id could be given to another
+
+    def number(self, tensor: Tensor) -> int:
+        """The number of a tensor; a new one for a tensor not seen yet."""
+        if id(tensor) not in self._numbers:
+            self._renumber(tensor)
+        return self._numbers[id(tensor)]
+
+    def _renumber(self, tensor: Tensor) -> int:
+        self._keep.append(tensor)
+        self._numbers[id(tensor)] = len(self._keep)
+        return len(self._keep)
+
+    def note(self, name: str, kind: str, inputs: object, result: object) -> None:
+        """One op; a result that is its own input, an in-place op, counts as a new tensor."""
+        made = tensors_of(result)
+        if made:
+            read = tuple(
+                self.number(t) for t in tensors_of(inputs) if not isinstance(t, nn.Parameter)
+            )
+            numbers = tuple(self._renumber(t) for t in made)
+            self.ops.append(Op(name, kind, read, numbers, made[0].dim()))
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self._inside_known:
+            kind = _FUNCTIONS.get(_name(func), _name(func))
+            self.note(self._call_site(kind), kind, (args, kwargs), result)
+        return result
+
+    def _call_site(self, kind: str) -> str:
+        stem = f"{self._path[-1]}.{kind}".lstrip(".")
+        index = self._calls.get(stem, 0)
+        self._calls[stem] = index + 1
+        return f"{stem}_{index}"
+
+    @contextmanager
+    def follow(self, name: str, module: nn.Module) -> Iterator[None]:
+        """Hooks that tell when the forward enters and leaves this module."""
+        kind = kind_of_module(module)
+
+        def enter(_module: nn.Module, _args: object) -> None:
+            self._path.append(name)
+            self._inside_known += kind is not None
+
+        def leave(_module: nn.Module, args: object, kwargs: object, result: object) -> None:
+            self._path.pop()
+            self._inside_known -= kind is not None
+            if kind is not None and not self._inside_known:
+                self.note(name, kind, (args, kwargs), result)
+
+        first = module.register_forward_pre_hook(enter)
+        second = module.register_forward_hook(leave, with_kwargs=True)
+        try:
+            yield
+        finally:
+            first.remove()
+            second.remove()
+
+
+def trace(model: nn.Module) -> OpGraph | None:
+    """The op graph from fx's symbolic trace, without inputs; None where fx cannot follow."""
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # fx raises whatever the model's own code raises on a proxy
+        return None
+    numbers = {node: index for index, node in enumerate(graph.nodes)}
+    ops: list[Op] = []
+    outputs: tuple[int, ...] = ()
+    for node in graph.nodes:
+        read = tuple(numbers[each] for each in node.all_input_nodes if each.op != "get_attr")
+        if node.op == "output":
+            outputs = read
+        elif node.op == "call_module":
+            module = model.get_submodule(node.target)
+            kind = kind_of_module(module) or type(module).__name__
+            ops.append(Op(node.target, kind, read, (numbers[node],)))
+        elif node.op in ("call_function", "call_method"):
+            name = node.target if isinstance(node.target, str) else _name(node.target)
+            kind = _FUNCTIONS.get(name, name)
+            ops.append(Op(f"{node.name}", kind, read, (numbers[node],)))
+    return OpGraph(tuple(ops), outputs)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if kind_of_module(m) is not None:
+            return True
+        return m.__module__.startswith("torch.nn") and not any(True for _ in m.children())
+
+
+def _name(func: object) -> str:
+    if func is operator.iadd:
+        return "iadd"
+    return str(getattr(func, "__name__", type(func).__name__))

@@ -1,0 +1,130 @@
+"""What a quantizer looks like to the TorchScript exporter.
+
+Plain `torch.onnx.export` gets real QuantizeLinear and DequantizeLinear. Inside `emit_markers()`,
+which `qdq.export_onnx` opens, each call of a quantizer becomes one `qdq::Site` node that carries
+nothing but the name of its site; a graph pass lowers those for the target, so that types, axes
+and names are ours.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from qdq.errors import ExportError
+from qdq.numerics.affine import QParams, fake_quantize, fake_quantize_bias
+from qdq.spec import QuantSpec
+
+MARKER_DOMAIN = "qdq"
+MARKER = "Site"
+
+Frozen: TypeAlias = float | list[float]
+
+_calls: ContextVar[list[str] | None] = ContextVar("qdq_marker_calls", default=None)
+
+
+@contextmanager
+def emit_markers() -> Iterator[list[str]]:
+    """Quantizers export as markers inside the block; gives the list their calls are noted in."""
+    calls: list[str] = []
+    before = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(before)
+
+
+def exported_fake_quantize(x: Tensor, grid: QParams, site: str) -> Tensor:
+    """`fake_quantize` as a node the exporter knows.
+
+    Args:
+        x: any shape.
+        grid: the grid of the site.
+        site: its name.
+    """
+    _note(site)
+    frozen = (_constant(grid.scale), _constant(grid.zero_point), grid.spec)
+    return _Exported.apply(x, frozen, site)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def exported_fake_quantize_bias(bias: Tensor, scale: Tensor, site: str) -> Tensor:
+    """`fake_quantize_bias` as a node the exporter knows; outside `emit_markers` a float bias.
+
+    Args:
+        bias: (C,).
+        scale: () or (C,).
+        site: its name.
+    """
+    _note(site)
+    return _ExportedBias.apply(bias, _constant(scale), site)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _note(site: str) -> None:
+    calls = _calls.get()
+    if calls is not None:
+        calls.append(site)
+
+
+def _constant(tensor: Tensor) -> Frozen:
+    """The numbers themselves: a tensor would be traced back to the amax it was computed from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return tensor.tolist()
+
+
+def _marker(g: Any, x: Any, site: str) -> Any:
+    marker = g.op(f"{MARKER_DOMAIN}::{MARKER}", x, site_s=site)
+    marker.setType(x.type())  # else the exporter loses every shape behind it
+    return marker
+
+
+class _Exported(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        frozen: tuple[Frozen, Frozen, QuantSpec],
+        site: str,
+    ) -> Tensor:
+        """`frozen`: scale, zero point and spec."""
+        scale, point = (torch.tensor(each, device=x.device) for each in frozen[:2])
+        return fake_quantize(x.detach(), QParams(scale, point, scale, scale, frozen[2]))
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, frozen: tuple[Frozen, Frozen, QuantSpec], site: str) -> Any:
+        """The nodes that stand for this call in the ONNX graph."""
+        if _calls.get() is not None:
+            return _marker(g, x, site)
+        scale_of, point_of, spec = frozen
+        if spec.bits != 8:
+            raise ExportError(
+                f"{spec} has no QuantizeLinear before opset 21, which knows 8 bits",
+                at=site,
+                fix="pass bits=8 where the model shall be exported",
+            )
+        axis = {} if spec.keep_axis is None else {"axis_i": spec.keep_axis}
+        code_type = torch.int8 if spec.signed else torch.uint8
+        scale = g.op("Constant", value_t=torch.tensor(scale_of))
+        point = g.op("Constant", value_t=torch.tensor(point_of).to(code_type))
+        codes = g.op("QuantizeLinear", x, scale, point, **axis)
+        values = g.op("DequantizeLinear", codes, scale, point, **axis)
+        values.setType(x.type())
+        return values
+
+
+class _ExportedBias(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, bias: Tensor, scale: Frozen, site: str
+    ) -> Tensor:
+        """`scale` broadcasts against `bias`."""
+        return fake_quantize_bias(bias.detach(), torch.tensor(scale, device=bias.device))
+
+    @staticmethod
+    def symbolic(g: Any, bias: Any, scale: Frozen, site: str) -> Any:
+        """A marker; or the float bias, since no ONNX operator quantizes to int32."""
+        return bias if _calls.get() is None else _marker(g, bias, site)

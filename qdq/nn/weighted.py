@@ -1,0 +1,84 @@
+"""What every quantized layer with weights shares: three quantizers and an int32 bias."""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qdq.nn.quantizer import TensorQuantizer
+from qdq.nn.symbolic import exported_fake_quantize_bias
+from qdq.numerics.affine import bias_scale, fake_quantize_bias
+from qdq.sites import owner
+from qdq.spec import QuantSpec
+from qdq.targets.target import WEIGHT
+
+
+class QuantWeighted(nn.Module):
+    """Mixin of a layer with `weight` and `bias`: what it multiplies is fake-quantized first.
+
+    While the weight's quantizer is off the input's is off too: onnxruntime requantizes a float
+    weight between Q/DQ pairs by itself, per tensor (O26), which nobody asked for.
+
+    Attributes:
+        kind: what the op is called in the neutral op graph.
+        channel_axis: axis of `weight` that holds the output channels; each keeps a scale.
+        integer_bias: simulate the bias as int32 codes of scale s_x * s_w, as integer kernels
+            compute it. Without effect while input or weight is not quantized.
+    """
+
+    kind: ClassVar[str]
+    channel_axis: ClassVar[int] = 0
+    weight: Tensor
+    bias: Tensor | None
+    _input_quantizer: TensorQuantizer
+    _weight_quantizer: TensorQuantizer
+    _output_quantizer: TensorQuantizer
+    integer_bias: bool
+
+    def add_quantizers(
+        self, input_spec: QuantSpec | None = None, weight_spec: QuantSpec | None = None
+    ) -> None:
+        """Give the layer its quantizers; the one on the output starts switched off.
+
+        Args:
+            input_spec: grid of input and output; None: int8 symmetric.
+            weight_spec: grid of the weight; None: int8 symmetric, a scale per output channel.
+        """
+        per_channel = replace(WEIGHT, keep_axis=self.channel_axis)
+        self._input_quantizer = TensorQuantizer(input_spec)
+        self._weight_quantizer = TensorQuantizer(weight_spec or per_channel, dynamic=True)
+        self._output_quantizer = TensorQuantizer(input_spec)
+        self._output_quantizer.active = False
+        self.integer_bias = False
+
+    @property
+    def bias_is_integer(self) -> bool:
+        """Whether the bias is simulated as int32 now."""
+        quantized = self._input_quantizer.on and self._weight_quantizer.on
+        return self.integer_bias and self.bias is not None and quantized
+
+    @property
+    def bias_site(self) -> str:
+        """Name of the bias among the sites."""
+        return f"{owner(self._weight_quantizer.site)}.bias".lstrip(".")
+
+    def bias_step(self) -> Tensor:
+        """() or (C,): scale of the int32 bias."""
+        of_weight = self._weight_quantizer.grid(self.weight).scale
+        return bias_scale(self._input_quantizer.grid().scale, of_weight)
+
+    def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(x, weight, bias) as the float layer shall compute with them."""
+        if self._input_quantizer.observer is not None:
+            return self._input_quantizer(x), self.weight, self.bias
+        weight = self._weight_quantizer(self.weight)
+        if not self._weight_quantizer.on:
+            return x, weight, self.bias
+        x = self._input_quantizer(x)
+        if self.bias is None or not self.bias_is_integer:
+            return x, weight, self.bias
+        step = self.bias_step()
+        if torch.onnx.is_in_onnx_export():
+            return x, weight, exported_fake_quantize_bias(self.bias, step, self.bias_site)
+        return x, weight, fake_quantize_bias(self.bias, step)

@@ -1,0 +1,117 @@
+"""The histogram whose bins are the top bits of the float32 itself. numpy only.
+
+A float32's sign, exponent and first 8 mantissa bits (its bits >> 15) number the bin: 2^17 bins
+that exist before any data does. So nothing grows or is resampled, merging is addition, and the
+counts depend on the values alone, never on their order or partition. A bin is at most 1/256 of
+its values wide.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHIFT = 15
+BINS = 1 << (32 - SHIFT)
+_HALF = BINS // 2
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Exact counts of one site's values, sparse.
+
+    Attributes:
+        bins: (K,) int64 ascending bin numbers that occur; see `bin_edges`.
+        counts: (K,) int64 > 0.
+        amin: the smallest value seen, exact.
+        amax: the largest value seen, exact.
+    """
+
+    bins: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    amin: float
+    amax: float
+
+    @property
+    def total(self) -> int:
+        """How many values were counted."""
+        return int(self.counts.sum())
+
+
+def from_counts(counts: NDArray[np.int64], amin: float, amax: float) -> Histogram:
+    """The histogram of a dense vector of counts.
+
+    Args:
+        counts: (BINS,) int64, index = the float32's bits >> 15 as an unsigned number.
+        amin: smallest value counted.
+        amax: largest value counted.
+    """
+    bins = np.flatnonzero(counts)
+    return Histogram(bins, counts[bins], amin, amax)
+
+
+def from_values(values: NDArray[np.float32]) -> Histogram:
+    """The histogram of finite values of any shape, not empty."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).reshape(-1)
+    counts = np.bincount(bits >> SHIFT, minlength=BINS).astype(np.int64)
+    return from_counts(counts, float(values.min()), float(values.max()))
+
+
+def merge(first: Histogram, second: Histogram) -> Histogram:
+    """The histogram of both sets of values; commutative and associative, exactly."""
+    counts = np.zeros(BINS, np.int64)
+    counts[first.bins] += first.counts
+    counts[second.bins] += second.counts
+    return from_counts(counts, min(first.amin, second.amin), max(first.amax, second.amax))
+
+
+def bin_edges(bins: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Smallest and largest end of each bin on the real line.
+
+    Args:
+        bins: (K,) bin numbers; the upper half of them holds the negative values.
+
+    Returns:
+        (low, high), each (K,) with low < high; the bin holds one end and not the other.
+    """
+    near = ((bins % _HALF) << SHIFT).astype(np.uint32)
+    far = (((bins % _HALF) + 1) << SHIFT).astype(np.uint32)
+    inner = near.view(np.float32).astype(np.float64)
+    outer = np.minimum(far.view(np.float32).astype(np.float64), np.finfo(np.float32).max)
+    negative = bins >= _HALF
+    return np.where(negative, -outer, inner), np.where(negative, -inner, outer)
+
+
+def upper_tail(hist: Histogram, share: float) -> float:
+    """The value that at most `share` of all values exceed; never negative.
+
+    Interpolated inside its bin as if its values were spread evenly, and never past `amax`.
+
+    Args:
+        hist: not empty.
+        share: of all values, 0..1; 0 gives amax.
+    """
+    positive = hist.bins < _HALF
+    bins, counts = hist.bins[positive], hist.counts[positive]
+    return _tail(bins, counts, share * hist.total, max(hist.amax, 0.0))
+
+
+def lower_tail(hist: Histogram, share: float) -> float:
+    """The value that at most `share` of all values lie below; never positive."""
+    negative = hist.bins >= _HALF
+    bins, counts = hist.bins[negative] - _HALF, hist.counts[negative]
+    return -_tail(bins, counts, share * hist.total, max(-hist.amin, 0.0))
+
+
+def _tail(bins: NDArray[np.int64], counts: NDArray[np.int64], allowed: float, end: float) -> float:
+    """Where, coming from `end` towards 0, `allowed` values have been left behind."""
+    if len(bins) == 0:
+        return 0.0
+    beyond = np.cumsum(counts[::-1])[::-1]  # values in this bin and further out
+    inside = np.flatnonzero(beyond > allowed)
+    if len(inside) == 0:
+        return 0.0
+    index = inside[-1]
+    low, high = (float(edge[0]) for edge in bin_edges(bins[index : index + 1]))
+    rest = allowed - float(beyond[index] - counts[index])
+    return min(high - (high - low) * rest / float(counts[index]), end)

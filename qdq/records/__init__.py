@@ -1,0 +1,1 @@
+"""What each stage leaves behind: frozen dataclasses, JSON in and out, no torch."""

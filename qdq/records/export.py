@@ -1,0 +1,55 @@
+"""What was written, and how its sites are called there."""
+
+from dataclasses import dataclass
+
+from qdq.records.base import Record
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One site in the ONNX file.
+
+    Attributes:
+        site: its name in the model.
+        tensor: the dequantized tensor that leaves it in the file.
+        codes: type of its codes ("uint8").
+        scale: its scale, or the smallest of several.
+        scale_max: the largest of several.
+        zero_point: its zero point, or the first of several.
+        channels: how many scales it has.
+    """
+
+    site: str
+    tensor: str
+    codes: str
+    scale: float
+    scale_max: float
+    zero_point: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class ExportReport(Record):
+    """One ONNX file.
+
+    Attributes:
+        path: where it is.
+        target: the runtime it is made for.
+        opset: of the default domain, the only one.
+        bytes: size of the file.
+        sha256: of the file.
+        rows: one per active site.
+    """
+
+    path: str
+    target: str
+    opset: int
+    bytes: int
+    sha256: str
+    rows: tuple[SiteRow, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.target}, opset {self.opset}, {len(self.rows)} sites, "
+            f"{self.bytes:,} bytes"
+        )

@@ -1,0 +1,127 @@
+"""Site names, and the one matcher of every pattern (ignore, only, match).
+
+A quantizer sits at a *site* with a stable dotted name: the path of its module and its role there,
+`layer1.0.conv1.input`, `layer1.0.conv1.weight`, `head.add.input_1`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from qdq.errors import PolicyError
+
+# The one set of Python objects a pattern may be; a list of them is a pattern too.
+Pattern: TypeAlias = str | type | Callable[[str, object], bool]
+Patterns: TypeAlias = Pattern | Iterable[Pattern]
+
+_ATTRIBUTE = re.compile(r"^_(?P<role>input|weight|output)_quantizer(?P<many>s)?$")
+
+
+def site_name(quantizer_path: str) -> str:
+    """The site of a quantizer, from where it hangs in the model.
+
+    Args:
+        quantizer_path: path among the modules, `conv1._input_quantizer` or
+            `add._input_quantizers.1`.
+
+    Returns:
+        `conv1.input`, `add.input_1`; a path that follows no convention is its own name.
+    """
+    parts = quantizer_path.split(".")
+    for depth in (1, 2):
+        found = _ATTRIBUTE.match(parts[-depth]) if len(parts) >= depth else None
+        if found and bool(found["many"]) == (depth == 2):
+            index = f"_{parts[-1]}" if depth == 2 else ""
+            return ".".join([*parts[:-depth], found["role"] + index])
+    return quantizer_path
+
+
+def owner(site: str) -> str:
+    """The module a site belongs to: `conv1.input` -> `conv1`; "" for the root's own."""
+    return site.rpartition(".")[0]
+
+
+class Matcher:
+    """Patterns, asked name by name, remembering which of them ever fitted.
+
+    A pattern is a glob (`layer3.*`), `re:` and a regular expression searched in the name, a class,
+    or a callable(name, module) -> bool. It fits a name if it fits the name itself or anything the
+    name lies in: `layer3` fits `layer3.0.conv1.weight`, a block's class fits all inside the block.
+
+    Args:
+        patterns: one pattern or several.
+        what: what the patterns are called where they were written ("ignore"), for messages.
+
+    Raises:
+        PolicyError: a pattern is of another type, or is no regular expression.
+    """
+
+    def __init__(self, patterns: Patterns, *, what: str) -> None:
+        single = isinstance(patterns, str) or callable(patterns)
+        listed = [patterns] if single else list(patterns)  # type: ignore[arg-type]
+        self.what = what
+        self._tests = [(_label(pattern), _test(pattern, what)) for pattern in listed]
+        self._hits: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._tests)
+
+    def find(self, name: str, modules: Mapping[str, object]) -> str | None:
+        """The first pattern that fits `name`, as text; None where none does.
+
+        Args:
+            name: dotted name of a module or a site.
+            modules: module by dotted path, for the classes and callables.
+        """
+        chain = [(part, modules.get(part)) for part in _lineage(name)]
+        first = None
+        for index, (label, test) in enumerate(self._tests):
+            if any(test(part, module) for part, module in chain):
+                self._hits.add(index)
+                first = first or label
+        return first
+
+    def refuse_idle(self, known: Iterable[str]) -> None:
+        """PolicyError if a pattern fitted nothing it was asked about."""
+        for index, (label, _) in enumerate(self._tests):
+            if index not in self._hits:
+                names = sorted(known)
+                shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+                raise PolicyError(
+                    f"{self.what} pattern {label} fits nothing",
+                    fix=f"mend or remove it; there is: {shown or 'nothing to choose from'}",
+                )
+
+
+def _lineage(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def _label(pattern: object) -> str:
+    if isinstance(pattern, str):
+        return repr(pattern)
+    return getattr(pattern, "__qualname__", repr(pattern))
+
+
+def _test(pattern: object, what: str) -> Callable[[str, object], bool]:
+    if isinstance(pattern, str) and pattern.startswith("re:"):
+        try:
+            expression = re.compile(pattern[3:])
+        except re.error as error:
+            raise PolicyError(
+                f"{what} pattern {pattern!r} is no regular expression: {error}",
+                fix="write it as Python's re does, or as a glob without 're:'",
+            ) from error
+        return lambda name, _: expression.search(name) is not None
+    if isinstance(pattern, str):
+        return lambda name, _: fnmatchcase(name, pattern)
+    if isinstance(pattern, type):
+        return lambda _, module: isinstance(module, pattern)
+    if callable(pattern):
+        return lambda name, module: module is not None and bool(pattern(name, module))
+    raise PolicyError(
+        f"{what} holds {pattern!r}, which is no pattern",
+        fix="use a glob, 're:...', a class, or a callable(name, module) -> bool",
+    )

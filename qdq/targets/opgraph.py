@@ -1,0 +1,83 @@
+"""The neutral op graph: which op made which tensor and who reads it. No torch, no onnx.
+
+Both a recorded torch forward and an ONNX file turn into one; placement reads nothing else.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+# Ops with weights that have integer kernels.
+WEIGHTED = frozenset({"conv", "linear"})
+# Activations that a clamp of the codes does for free: kind -> (lowest, highest value).
+CLAMPS: dict[str, tuple[float, float]] = {"relu": (0.0, float("inf")), "relu6": (0.0, 6.0)}
+# Ops that commute with Q exactly, so that a pair behind them may as well stand before (T14, O12).
+TRANSPARENT = frozenset({"max_pool", "reshape", "transpose", "identity"})
+
+
+@dataclass(frozen=True)
+class Op:
+    """One call in one forward.
+
+    Attributes:
+        name: module path (`layer1.0.conv1`), or module and call index (`layer1.0.add_0`).
+        kind: "conv", "linear", "add", "relu", ...; anything unknown keeps its own name.
+        inputs: numbers of the tensors it reads, in order; parameters are left out.
+        outputs: numbers of the tensors it makes.
+        rank: dimensions of the first output; None where no data told.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class OpGraph:
+    """Ops in the order they ran.
+
+    Attributes:
+        ops: every op that made a tensor.
+        outputs: numbers of the tensors the model returned.
+    """
+
+    ops: tuple[Op, ...]
+    outputs: tuple[int, ...]
+
+    @cached_property
+    def producer(self) -> dict[int, Op]:
+        """The op that made each tensor; the model's own inputs have none."""
+        return {tensor: op for op in self.ops for tensor in op.outputs}
+
+    @cached_property
+    def readers(self) -> dict[int, tuple[Op, ...]]:
+        """The ops that read each tensor, in order."""
+        found: dict[int, list[Op]] = {}
+        for op in self.ops:
+            for tensor in dict.fromkeys(op.inputs):
+                found.setdefault(tensor, []).append(op)
+        return {tensor: tuple(ops) for tensor, ops in found.items()}
+
+    @cached_property
+    def calls(self) -> dict[str, int]:
+        """How often each name was called."""
+        counts: dict[str, int] = {}
+        for op in self.ops:
+            counts[op.name] = counts.get(op.name, 0) + 1
+        return counts
+
+    @cached_property
+    def depth(self) -> dict[str, int]:
+        """Per op, how many ops the longest way from the model's inputs to its result has."""
+        of_tensor: dict[int, int] = {}
+        of_op: dict[str, int] = {}
+        for op in self.ops:
+            of_op[op.name] = 1 + max((of_tensor.get(tensor, 0) for tensor in op.inputs), default=0)
+            of_tensor.update(dict.fromkeys(op.outputs, of_op[op.name]))
+        return of_op
+
+    def only_reader(self, tensor: int) -> Op | None:
+        """The single op that reads `tensor`, if it is single and no output of the model."""
+        readers = self.readers.get(tensor, ())
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None

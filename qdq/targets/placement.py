@@ -1,0 +1,119 @@
+"""Which sites a target switches on, and why: pure, on the neutral op graph.
+
+Rule ids: T.. are TensorRT's, O.. are onnxruntime's CPU provider's.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from qdq.records.decisions import Decision
+from qdq.targets.opgraph import CLAMPS, TRANSPARENT, WEIGHTED, Op, OpGraph
+from qdq.targets.target import Target
+
+
+def region_end(graph: OpGraph, op: Op) -> tuple[int, tuple[float, float] | None]:
+    """The tensor that leaves `op` together with the clamp it is fused with.
+
+    Returns:
+        (tensor, limits): the op's own output and None, or, where the one reader of that output is
+        a ReLU or ReLU6, that reader's output and the limits it clamps to.
+    """
+    tensor = op.outputs[0]
+    reader = graph.only_reader(tensor)
+    while reader is not None and reader.kind == "identity":
+        tensor = reader.outputs[0]
+        reader = graph.only_reader(tensor)
+    if reader is not None and reader.kind in CLAMPS:
+        return reader.outputs[0], CLAMPS[reader.kind]
+    return tensor, None
+
+
+def place(
+    sites: Mapping[str, Sequence[str]],
+    graph: OpGraph | None,
+    target: Target,
+    *,
+    floating: Collection[str] = (),
+) -> tuple[Decision, ...]:
+    """One decision per site.
+
+    Args:
+        sites: per quantized module, its roles: {"conv1": ["input", "weight", "output"], ...}.
+        graph: one forward of the model; None where it is not known, and then outputs stay off and
+            all inputs of an add are on.
+        target: the runtime.
+        floating: modules that compute in float because the user switched part of them off.
+
+    Returns:
+        Decisions with action "quantize" or "off", in the order of `sites`.
+    """
+    integer = frozenset(sites).difference(floating)
+    ops = {op.name: op for op in graph.ops if op.name in sites} if graph else {}
+    decisions = []
+    for module, roles in sites.items():
+        for role in roles:
+            if role != "weight" and module in floating:
+                on, why = False, "part of this layer is switched off, so it runs float (O26)"
+            else:
+                on, why = _decide(role, ops.get(module), graph, target, integer)
+            name = f"{module}.{role}".lstrip(".")
+            decisions.append(Decision(name, "quantize" if on else "off", why))
+    return tuple(decisions)
+
+
+def _decide(
+    role: str, op: Op | None, graph: OpGraph | None, target: Target, integer: Collection[str]
+) -> tuple[bool, str]:
+    if graph is None:
+        return role != "output", "no forward was recorded: inputs and weights only"
+    if op is None:
+        return False, "the recorded forward never called this module"
+    if role == "output":
+        return _decide_output(op, graph, target, integer)
+    if role.startswith("input_") and target.skip_branch_only:
+        return _decide_branch(int(role.removeprefix("input_")), op, graph)
+    if role == "weight":
+        return True, "weight of an integer op (T08, O01)"
+    return True, "input of an integer op (T08, O01)"
+
+
+def _decide_output(
+    op: Op, graph: OpGraph, target: Target, integer: Collection[str]
+) -> tuple[bool, str]:
+    if not target.quantize_outputs:
+        return False, "the pair stands at the next op's input, after the activation (T09)"
+    tensor, _ = region_end(graph, op)
+    if _leaves_as_codes(tensor, graph, integer):
+        return False, "every reader of this tensor quantizes it"
+    if op.kind == "linear":
+        return False, "a Gemm runs in integers without a pair behind it (O16)"
+    return True, "something float reads it, and without a pair the op would run float (O02, O09)"
+
+
+def _leaves_as_codes(tensor: int, graph: OpGraph, integer: Collection[str]) -> bool:
+    """Whether everything that reads `tensor` sees it through one and the same Q/DQ pair."""
+    if tensor in graph.outputs:
+        return False
+    readers = graph.readers.get(tensor, ())
+    if len(readers) == 1 and readers[0].kind in TRANSPARENT and len(readers[0].outputs) == 1:
+        return _leaves_as_codes(readers[0].outputs[0], graph, integer)
+    return bool(readers) and all(reader.name in integer for reader in readers)
+
+
+def _decide_branch(index: int, op: Op, graph: OpGraph) -> tuple[bool, str]:
+    """Residual add on TensorRT: the branch that ends in a convolution stays float (T11, T12)."""
+    fused = _fused_branch(op, graph)
+    if fused is None:
+        return True, "no input of this add comes straight from a convolution (T13)"
+    if index == fused:
+        return False, "the add is fused into the convolution that makes this input (T11)"
+    return True, "skip branch of a residual add (T11)"
+
+
+def _fused_branch(op: Op, graph: OpGraph) -> int | None:
+    """Which input's convolution the add is fused into: of several, the one on the longer way."""
+    candidates = []
+    for index, tensor in enumerate(op.inputs):
+        maker = graph.producer.get(tensor)
+        if maker and maker.kind in WEIGHTED and graph.only_reader(tensor) is op:
+            candidates.append((graph.depth[maker.name], index))
+    return max(candidates)[1] if candidates else None
