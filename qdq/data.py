@@ -102,6 +102,11 @@ def take_apart(batch: object, index: int = 0) -> Batch:
             fix="yield (inputs, target) with inputs a tensor, a tuple or a dict; or pass step=, "
             "a function (model, batch) that runs the forward",
         )
+    if not isinstance(taken.inputs, (Tensor, tuple, list, dict)):
+        raise InputError(
+            f"the inputs of batch {index} are a {type(taken.inputs).__name__}",
+            fix="yield (inputs, target) with inputs a tensor, a tuple or a dict of tensors",
+        )
     for tensor in tensors_of(taken.inputs):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(

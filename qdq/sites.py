@@ -58,8 +58,8 @@ class Matcher:
     """
 
     def __init__(self, patterns: Patterns, *, what: str) -> None:
-        single = isinstance(patterns, str) or callable(patterns)
-        listed = [patterns] if single else list(patterns)  # type: ignore[arg-type]
+        several = isinstance(patterns, Iterable) and not isinstance(patterns, (str, type))
+        listed: list[object] = list(patterns) if several else [patterns]  # type: ignore[arg-type]
         self.what = what
         self._tests = [(_label(pattern), _test(pattern, what)) for pattern in listed]
         self._hits: set[int] = set()

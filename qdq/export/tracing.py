@@ -11,7 +11,7 @@ from torch import nn
 
 from qdq.data import call, tensors_of
 from qdq.errors import ExportError
-from qdq.nn.symbolic import MARKER_DOMAIN
+from qdq.nn.symbolic import MARKER_DOMAIN, emitting_markers
 
 OLDEST_OPSET = 13  # the first with per-channel Q/DQ (T05)
 NEWEST_OPSET = 17  # the last that torch's TorchScript exporter writes fully
@@ -91,7 +91,7 @@ def _export(
                 output_names=outs,
                 opset_version=opset,
                 dynamic_axes=axes,
-                custom_opsets={MARKER_DOMAIN: 1},
+                custom_opsets={MARKER_DOMAIN: 1} if emitting_markers() else None,
                 dynamo=False,
                 autograd_inlining=False,
             )

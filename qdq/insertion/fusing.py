@@ -78,10 +78,19 @@ def _fold_one(model: nn.Module, name: str, graph: OpGraph) -> Decision:
         channel_axis=_FOLDABLE[type(layer)],
     )
     layer.weight.data = weight
-    layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, nn.Identity().eval())
+    if layer.bias is not None and len(_owners(model, layer.bias)) == 1:
+        layer.bias.data = bias
+    else:
+        layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+    _replace(model, norm, nn.Identity().eval())
     return Decision(name, "fold", f"folded into {layer_name}")
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` under every name that `old` has."""
+    for parent in model.modules():
+        for child in [child for child, each in parent.named_children() if each is old]:
+            setattr(parent, child, new)
 
 
 def _layer_before(model: nn.Module, name: str, graph: OpGraph) -> tuple[str | None, str]:

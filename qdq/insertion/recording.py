@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from qdq.data import call, tensors_of
-from qdq.nn import QuantMultiAdd
+from qdq.nn import QuantMultiAdd, TensorQuantizer
 from qdq.nn.twins import TWINS
 from qdq.targets.opgraph import Op, OpGraph
 
@@ -51,7 +51,7 @@ def kind_of_module(module: nn.Module) -> str | None:
 def record(model: nn.Module, example_inputs: object) -> OpGraph:
     """Run the model once, without gradients, and note every op.
 
-    Control flow takes the way these inputs take.
+    Control flow takes the way these inputs take. Quantizers pass x on, with a range or without.
 
     Args:
         model: any eager model; it is left as it was.
@@ -64,9 +64,21 @@ def record(model: nn.Module, example_inputs: object) -> OpGraph:
     with ExitStack() as hooks:
         for name, module in model.named_modules():
             hooks.enter_context(recorder.follow(name, module))
+            if isinstance(module, TensorQuantizer):
+                hooks.enter_context(_passing(module))
         with torch.no_grad(), recorder:
             result = call(model, example_inputs)
     return OpGraph(tuple(recorder.ops), tuple(recorder.number(t) for t in tensors_of(result)))
+
+
+@contextmanager
+def _passing(quantizer: TensorQuantizer) -> Iterator[None]:
+    """The quantizer gives x itself, as while calibration looks on."""
+    before, quantizer.observer = quantizer.observer, lambda _site, _x: None
+    try:
+        yield
+    finally:
+        quantizer.observer = before
 
 
 class _Recorder(TorchFunctionMode):
@@ -96,9 +108,7 @@ class _Recorder(TorchFunctionMode):
         """One op; a result that is its own input, an in-place op, counts as a new tensor."""
         made = tensors_of(result)
         if made:
-            read = tuple(
-                self.number(t) for t in tensors_of(inputs) if not isinstance(t, nn.Parameter)
-            )
+            read = tuple(self.number(t) for t in tensors_of(inputs))
             numbers = tuple(self._renumber(t) for t in made)
             self.ops.append(Op(name, kind, read, numbers, made[0].dim()))
 
@@ -151,11 +161,19 @@ def trace(model: nn.Module) -> OpGraph | None:
         graph = _Tracer().trace(model)
     except Exception:  # fx raises whatever the model's own code raises on a proxy
         return None
+    if kind_of_module(model) is not None:  # fx looks inside the root, whatever it is
+        inputs = tuple(range(len(graph.find_nodes(op="placeholder"))))
+        return OpGraph((Op("", str(kind_of_module(model)), inputs, (len(inputs),)),), (len(inputs),))
     numbers = {node: index for index, node in enumerate(graph.nodes)}
     ops: list[Op] = []
     outputs: tuple[int, ...] = ()
+    sizes: set[fx.Node] = set()
     for node in graph.nodes:
-        read = tuple(numbers[each] for each in node.all_input_nodes if each.op != "get_attr")
+        before = _read(node)
+        if _is_size(node) or (before and sizes.issuperset(before)):
+            sizes.add(node)  # the recorder never sees numbers either
+            continue
+        read = tuple(numbers[each] for each in before if each not in sizes)
         if node.op == "output":
             outputs = read
         elif node.op == "call_module":
@@ -167,6 +185,20 @@ def trace(model: nn.Module) -> OpGraph | None:
             kind = _FUNCTIONS.get(name, name)
             ops.append(Op(f"{node.name}", kind, read, (numbers[node],)))
     return OpGraph(tuple(ops), outputs)
+
+
+def _read(node: fx.Node) -> list[fx.Node]:
+    """The nodes among a node's arguments, in order, as often as they stand there."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), found.append)
+    return found
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether this asks a tensor for its shape or the like."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "numel")
+    return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
 
 
 class _Tracer(fx.Tracer):

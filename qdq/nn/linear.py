@@ -11,7 +11,7 @@ from qdq.spec import QuantSpec
 
 
 @register(nn.Linear)
-class QuantLinear(QuantWeighted, nn.Linear):
+class QuantLinear(QuantWeighted, nn.Linear):  # type: ignore[misc]  # torch says its bias is never None
     """`nn.Linear` on a fake-quantized input and weight.
 
     Args:

@@ -85,7 +85,8 @@ class TensorQuantizer(nn.Module):
             device: where to keep them; None: where they are.
 
         Raises:
-            SpecError: an end is not finite, or amin > amax.
+            SpecError: an end is not finite, amin > amax, or there is not one range per entry of
+                `spec.keep_axis`.
         """
         if amax is None:
             self._amin = self._amax = None
@@ -95,6 +96,13 @@ class TensorQuantizer(nn.Module):
             None if amin is None else torch.as_tensor(amin, device=device).detach().clone().float()
         )
         lowest = -high if low is None else low
+        if lowest.shape != high.shape or (high.numel() > 1 and self.spec.keep_axis is None):
+            shapes = f"{tuple(lowest.shape)} and {tuple(high.shape)}"
+            raise SpecError(
+                f"a range with ends of shape {shapes} does not fit {self.spec}",
+                at=self.site,
+                fix="pass two numbers, or with keep_axis two vectors with a range per entry",
+            )
         if not (torch.isfinite(lowest).all() and torch.isfinite(high).all()):
             raise SpecError(
                 f"the range [{amin}, {amax}] is not finite", at=self.site, fix="pass finite ends"
@@ -126,6 +134,8 @@ class TensorQuantizer(nn.Module):
                     "off with qdq.disable_quantization(model, ...)",
                 )
             low, high = range_of(x, self.spec.keep_axis)
+        if x is not None:  # CUDA multiplies by the reciprocal of a divisor that is on the CPU
+            low, high = low.to(x.device), high.to(x.device)
         if self.limits is not None:
             low, high = low.clamp(*self.limits), high.clamp(*self.limits)
         return qparams(low, high, self.spec)
@@ -158,6 +168,8 @@ class TensorQuantizer(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
+        if prefix + "_amax" in state_dict and prefix + "_amin" not in state_dict:
+            self._amin = None  # `_amax` alone is a whole range
         for name in ("_amin", "_amax"):
             stored, held = state_dict.get(prefix + name), getattr(self, name)
             if stored is not None and (held is None or held.shape != stored.shape):

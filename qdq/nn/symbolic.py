@@ -38,6 +38,11 @@ def emit_markers() -> Iterator[list[str]]:
         _calls.reset(before)
 
 
+def emitting_markers() -> bool:
+    """Whether we are inside `emit_markers`."""
+    return _calls.get() is not None
+
+
 def exported_fake_quantize(x: Tensor, grid: QParams, site: str) -> Tensor:
     """`fake_quantize` as a node the exporter knows.
 
@@ -76,6 +81,13 @@ def _constant(tensor: Tensor) -> Frozen:
         return tensor.tolist()
 
 
+def _tensor(frozen: Frozen, device: torch.device) -> Tensor:
+    """The numbers as a tensor that the tracer takes for what it is, a constant."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return torch.tensor(frozen, device=device)
+
+
 def _marker(g: Any, x: Any, site: str) -> Any:
     marker = g.op(f"{MARKER_DOMAIN}::{MARKER}", x, site_s=site)
     marker.setType(x.type())  # else the exporter loses every shape behind it
@@ -91,13 +103,13 @@ class _Exported(torch.autograd.Function):
         site: str,
     ) -> Tensor:
         """`frozen`: scale, zero point and spec."""
-        scale, point = (torch.tensor(each, device=x.device) for each in frozen[:2])
+        scale, point = (_tensor(each, x.device) for each in frozen[:2])
         return fake_quantize(x.detach(), QParams(scale, point, scale, scale, frozen[2]))
 
     @staticmethod
     def symbolic(g: Any, x: Any, frozen: tuple[Frozen, Frozen, QuantSpec], site: str) -> Any:
         """The nodes that stand for this call in the ONNX graph."""
-        if _calls.get() is not None:
+        if emitting_markers():
             return _marker(g, x, site)
         scale_of, point_of, spec = frozen
         if spec.bits != 8:
@@ -122,9 +134,9 @@ class _ExportedBias(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, bias: Tensor, scale: Frozen, site: str
     ) -> Tensor:
         """`scale` broadcasts against `bias`."""
-        return fake_quantize_bias(bias.detach(), torch.tensor(scale, device=bias.device))
+        return fake_quantize_bias(bias.detach(), _tensor(scale, bias.device))
 
     @staticmethod
     def symbolic(g: Any, bias: Any, scale: Frozen, site: str) -> Any:
         """A marker; or the float bias, since no ONNX operator quantizes to int32."""
-        return bias if _calls.get() is None else _marker(g, bias, site)
+        return _marker(g, bias, site) if emitting_markers() else bias

@@ -16,6 +16,8 @@ from qdq.spec import QuantSpec
 
 # Below this a quotient x / scale may overflow, and the product of two scales vanish.
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+# Above this the value of an end code may overflow, since its scale was rounded up.
+LARGEST_VALUE = torch.finfo(torch.float32).max * (1 - 2.0**-23)
 INT32_LOWEST, INT32_HIGHEST = -(2.0**31), 2.0**31 - 128  # the ends that float32 can hold
 
 
@@ -78,7 +80,8 @@ def qparams(amin: Tensor, amax: Tensor, spec: QuantSpec) -> QParams:
     sec. 3.1.2; their s is our 1/scale). Affine: the range is widened to hold 0, scale =
     (amax - amin) / (qmax - qmin), zero point = round(qmin - amin / scale) (Jacob et al. 2018,
     arXiv:1712.05877, sec. 2.1). Where the range is zero, or so small that the scale is subnormal,
-    the scale is 1 and every value inside has the code of 0.
+    the scale is 1 and every value inside has the code of 0. Where it reaches the largest floats,
+    the scale is small enough that no code of a finite value dequantizes to infinity.
 
     Args:
         amin: () or (C,) lower end of the range, unit of x.
@@ -89,12 +92,14 @@ def qparams(amin: Tensor, amax: Tensor, spec: QuantSpec) -> QParams:
     if spec.symmetric:
         high = torch.maximum(amin.abs(), amax.abs()) if spec.signed else amax.clamp(min=0)
         low = -high if spec.signed else torch.zeros_like(high)
-        scale = _usable(high / spec.qmax)
+        scale = _usable(high / spec.qmax).clamp(max=LARGEST_VALUE / spec.qmax)
         return QParams(scale, torch.zeros_like(scale), low, high, spec)
     low, high = amin.clamp(max=0), amax.clamp(min=0)
     steps = spec.qmax - spec.qmin
     scale = _usable(high / steps - low / steps)  # high - low may overflow
     zero_point = torch.round(spec.qmin - low / scale).clamp(spec.qmin, spec.qmax)
+    furthest = torch.maximum(zero_point - spec.qmin, spec.qmax - zero_point)
+    scale = torch.minimum(scale, LARGEST_VALUE / furthest)
     return QParams(scale, zero_point, low, high, spec)
 
 
@@ -123,7 +128,7 @@ def quantize(x: Tensor, grid: QParams) -> Tensor:
         int32 of x's shape, within [qmin, qmax]. NaN has no code: the result is undefined there.
     """
     grid = grid.along(x.dim())
-    steps = torch.round(x.detach().float() / grid.scale)
+    steps = torch.round(_wide(x) / grid.scale)
     low, high = _end_steps(grid)
     return (steps.clamp_(low, high) + grid.zero_point).to(torch.int32)  # type: ignore[arg-type]
 
@@ -141,7 +146,7 @@ def quantize_bias(bias: Tensor, scale: Tensor) -> Tensor:
         bias: (C,).
         scale: () or (C,), see `bias_scale`.
     """
-    steps = torch.round(bias.detach().float() / scale)
+    steps = torch.round(_wide(bias) / scale)
     return steps.clamp_(INT32_LOWEST, INT32_HIGHEST).to(torch.int32)
 
 
@@ -157,9 +162,10 @@ def fake_quantize(x: Tensor, grid: QParams) -> Tensor:
         grid: with C scales, x has C entries along `grid.spec.keep_axis`.
     """
     grid = grid.along(x.dim())
-    rounded = _round_to_grid(x.detach(), grid.scale, *_end_steps(grid))
+    wide = _wide(x)
+    rounded = _round_to_grid(wide, grid.scale, *_end_steps(grid)).to(x.dtype)
     if x.requires_grad and torch.is_grad_enabled():
-        inside = (x >= grid.amin).logical_and_(x <= grid.amax)
+        inside = (wide >= grid.amin).logical_and_(wide <= grid.amax)
         return _StraightThrough.apply(x, rounded, inside)  # type: ignore[no-any-return, no-untyped-call]
     return rounded
 
@@ -171,7 +177,7 @@ def fake_quantize_bias(bias: Tensor, scale: Tensor) -> Tensor:
         bias: (C,).
         scale: () or (C,), see `bias_scale`.
     """
-    rounded = _round_to_grid(bias.detach(), scale, INT32_LOWEST, INT32_HIGHEST)
+    rounded = _round_to_grid(_wide(bias), scale, INT32_LOWEST, INT32_HIGHEST).to(bias.dtype)
     if bias.requires_grad and torch.is_grad_enabled():
         return _StraightThrough.apply(bias, rounded, None)  # type: ignore[no-any-return, no-untyped-call]
     return rounded
@@ -197,10 +203,18 @@ class _StraightThrough(torch.autograd.Function):
         return (grads[0] * saved[0] if saved else grads[0]), None, None
 
 
+def _wide(x: Tensor) -> Tensor:
+    """Detached, in float32: compared with an fp16 x, the range would be rounded to fp16."""
+    x = x.detach()
+    return x if x.dtype == torch.float32 else x.float()
+
+
 def _round_to_grid(x: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """Multiples of `scale`, at least `low` and at most `high` steps; one buffer, in place."""
-    steps = torch.div(x if x.dtype == torch.float32 else x.float(), scale)
-    return steps.round_().clamp_(low, high).mul_(scale).to(x.dtype)  # type: ignore[arg-type]
+    """Multiples of `scale`, at least `low` and at most `high` steps; one buffer, in place.
+
+    x is float32.
+    """
+    return torch.div(x, scale).round_().clamp_(low, high).mul_(scale)  # type: ignore[arg-type]
 
 
 def _end_steps(grid: QParams) -> tuple[Tensor | float, Tensor | float]:

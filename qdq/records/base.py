@@ -19,8 +19,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its name only if the block ends well.
 
     Raises:
-        InputError: the folder does not exist or cannot be written.
+        InputError: the folder does not exist or cannot be written, or `path` is a folder.
     """
+    if path.is_dir():
+        raise InputError("cannot write here: it is a folder", at=str(path), fix="name a file in it")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:

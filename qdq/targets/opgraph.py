@@ -21,7 +21,8 @@ class Op:
     Attributes:
         name: module path (`layer1.0.conv1`), or module and call index (`layer1.0.add_0`).
         kind: "conv", "linear", "add", "relu", ...; anything unknown keeps its own name.
-        inputs: numbers of the tensors it reads, in order; parameters are left out.
+        inputs: numbers of the tensors it is called with, in order; a layer's own parameters are
+            not among them.
         outputs: numbers of the tensors it makes.
         rank: dimensions of the first output; None where no data told.
     """

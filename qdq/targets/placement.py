@@ -113,7 +113,15 @@ def _fused_branch(op: Op, graph: OpGraph) -> int | None:
     """Which input's convolution the add is fused into: of several, the one on the longer way."""
     candidates = []
     for index, tensor in enumerate(op.inputs):
-        maker = graph.producer.get(tensor)
-        if maker and maker.kind in WEIGHTED and graph.only_reader(tensor) is op:
+        maker = _only_for(op, tensor, graph)
+        if maker and maker.kind in WEIGHTED:
             candidates.append((graph.depth[maker.name], index))
     return max(candidates)[1] if candidates else None
+
+
+def _only_for(reader: Op, tensor: int, graph: OpGraph) -> Op | None:
+    """What makes `tensor` for nobody but `reader`; a folded BatchNorm between them is no op."""
+    maker = graph.producer.get(tensor)
+    if maker is None or graph.only_reader(tensor) is not reader:
+        return None
+    return _only_for(maker, maker.inputs[0], graph) if maker.kind == "identity" else maker

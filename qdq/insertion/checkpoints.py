@@ -1,0 +1,190 @@
+"""A quantized model in one safetensors file, and back into a fresh float model."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from qdq.errors import InputError
+from qdq.insertion.placing import Insertion, insertion_of, settle
+from qdq.insertion.switches import quantizers
+from qdq.insertion.undo import all_or_nothing
+from qdq.nn.twins import TWINS
+from qdq.records.base import plain, to_json_text, written_whole
+from qdq.records.decisions import Decision
+from qdq.targets import Target
+from qdq.targets.opgraph import OpGraph
+
+_KEY = "qdq"
+_LARGEST_METADATA = 64 << 20  # characters; ResNet-50 takes 40 thousand
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a file says besides its tensors."""
+
+    format: int
+    target: Target
+    graph: OpGraph | None
+    left: tuple[Decision, ...]
+    layers: tuple[str, ...]
+    disabled: tuple[str, ...]
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write weights, ranges, target, decisions and switches, whole or not at all.
+
+    Args:
+        model: after `insert`.
+        path: a safetensors file, by custom *.safetensors.
+
+    Raises:
+        StepError: nothing was inserted.
+        InputError: the file cannot be written.
+    """
+    state = insertion_of(model)
+    twins = tuple(TWINS.values())
+    saved = _Saved(
+        format=1,
+        target=state.target,
+        graph=state.graph,
+        left=state.left,
+        layers=tuple(name for name, each in model.named_modules() if isinstance(each, twins)),
+        disabled=tuple(site for site, q in quantizers(model).items() if not q.enabled),
+    )
+    write_tensors(path, model.state_dict(), {_KEY: to_json_text(plain(saved))})
+
+
+def save_ranges(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the range of every calibrated site as `<site>.amin` and `<site>.amax`."""
+    tensors: dict[str, Tensor] = {}
+    for site, quantizer in quantizers(model).items():
+        if quantizer.amin is not None and quantizer.amax is not None:
+            tensors |= {f"{site}.amin": quantizer.amin, f"{site}.amax": quantizer.amax}
+    write_tensors(path, tensors, {})
+
+
+def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Turn a fresh float model into the saved one, in place, all of it or nothing.
+
+    Args:
+        model: built as the saved one was before `insert`; on any device.
+        path: what `save` wrote.
+
+    Raises:
+        InputError: no such file, none of ours, or one of another architecture.
+    """
+    tensors, metadata = read_tensors(path)
+    saved = _read_metadata(metadata, path)
+    with all_or_nothing(model):
+        _rebuild(model, saved, tensors, path)
+        settle(model, Insertion(saved.target, saved.graph, saved.left))
+        sites = quantizers(model)
+        for site in saved.disabled:
+            sites[site].enabled = False
+        settle(model, Insertion(saved.target, saved.graph, saved.left))
+        load_tensors(model, tensors, at=str(path))
+
+
+def _rebuild(
+    model: nn.Module, saved: _Saved, tensors: dict[str, Tensor], path: str | os.PathLike[str]
+) -> None:
+    modules = dict(model.named_modules())
+    folded = [row.name for row in saved.left if row.action == "fold"]
+    for name in (*saved.layers, *folded):
+        if name not in modules:
+            raise InputError(
+                f"the file holds a layer {name!r} that this {type(model).__name__} has not",
+                at=str(path),
+                fix="build the model as it was built before it was saved",
+            )
+    for name, module in modules.items():
+        bias = tensors.get(f"{name}.bias")
+        if bias is not None and getattr(module, "bias", bias) is None:  # a BatchNorm made it
+            module.bias = nn.Parameter(torch.empty_like(bias))
+    for name in folded:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, nn.Identity())
+    for name in saved.layers:
+        layer: Any = modules[name]
+        if type(layer) not in TWINS:
+            raise InputError(
+                f"{name!r} is a {type(layer).__name__}, which is not what was quantized",
+                at=str(path),
+                fix="load into a fresh float model, built as it was before it was saved",
+            )
+        layer.__class__ = TWINS[type(layer)]
+        layer.add_quantizers()
+    model.train(model.training)
+
+
+def _read_metadata(metadata: dict[str, str], path: str | os.PathLike[str]) -> _Saved:
+    text = metadata.get(_KEY, "")
+    try:
+        if not 0 < len(text) <= _LARGEST_METADATA:
+            raise ValueError("no description of the quantizers")
+        return TypeAdapter(_Saved).validate_json(text)
+    except (ValidationError, ValueError) as error:
+        raise InputError(
+            "this file was not written by qdq.save",
+            at=str(path),
+            fix="for float weights call model.load_state_dict(safetensors.torch.load_file(path))",
+        ) from error
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; InputError if it is none."""
+    if not Path(path).is_file():
+        raise InputError("there is no such file", at=str(path), fix="check the path")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:
+        raise InputError(
+            f"this is no safetensors file: {error}",
+            at=str(path),
+            fix="save weights with safetensors.torch.save_file(model.state_dict(), path)",
+        ) from error
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> None:
+    """Write a safetensors file, whole or not at all; equal tensors give equal bytes."""
+    own = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    content = safetensors.torch.save(own, metadata)
+    with written_whole(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, Tensor], *, at: str) -> None:
+    """`load_state_dict`, strictly, after a check that cannot leave the model half loaded.
+
+    Raises:
+        InputError: a tensor is missing, left over, or of another shape.
+    """
+    wanted = model.state_dict()
+    ranges = {name for name in tensors if name.endswith(("._amin", "._amax"))}
+    missing = sorted(set(wanted) - set(tensors))
+    extra = sorted(set(tensors) - set(wanted) - ranges)
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(held.shape)} in the model"
+        for name, held in wanted.items()
+        if name in tensors and name not in ranges and tensors[name].shape != held.shape
+    ]
+    for what, names in (("lacks", missing), ("has besides the model's own", extra), ("", shapes)):
+        if names:
+            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
+            raise InputError(
+                f"the weights do not fit this {type(model).__name__}: "
+                + (f"the file {what} {shown}" if what else shown),
+                at=at,
+                fix="use the weights of this architecture",
+            )
+    model.load_state_dict(tensors, strict=True)

@@ -1,0 +1,1 @@
+"""Any two runners compared: accuracy, agreement, distance, size and latency."""

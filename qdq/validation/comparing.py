@@ -1,0 +1,133 @@
+"""validate: an ONNX file in onnxruntime against the models it was made from."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from qdq.data import Batch, length, read, tensors_of
+from qdq.errors import InputError
+from qdq.graph.coverage import integer_layers, optimized_ops
+from qdq.graph.files import load, metadata
+from qdq.numerics.distance import agreement, sqnr
+from qdq.progress import track
+from qdq.records.validation import ComparisonRow, ValidationReport
+from qdq.targets import TARGETS
+from qdq.validation.running import Runner, onnx_runner, session, torch_runner
+
+Array: TypeAlias = NDArray[Any]
+Metric: TypeAlias = Callable[[Array, Array], float]
+Reference: TypeAlias = nn.Module | str | os.PathLike[str]
+
+
+def top1(outputs: Array, targets: Array) -> float:
+    """Share of rows whose largest class score is the target.
+
+    Args:
+        outputs: (N, C, ...) scores.
+        targets: (N, ...) class numbers.
+    """
+    return float(np.mean(outputs.argmax(axis=1) == targets))
+
+
+def validate(
+    path: str | os.PathLike[str],
+    data: Iterable[object],
+    *,
+    reference: Reference | Mapping[str, Reference] | None = None,
+    metric: Metric | None = None,
+    providers: Sequence[str] | None = None,
+    batches: int | None = None,
+    progress: bool = True,
+) -> ValidationReport:
+    """Run the file in onnxruntime and compare its first output with each reference's.
+
+    Args:
+        path: an ONNX file, of this package or not.
+        data: batches of inputs, with targets or without (see `qdq.data`).
+        reference: a torch model or another ONNX file, or several by name.
+        metric: metric(outputs, targets) -> float; None: top-1 accuracy where there are targets.
+        providers: onnxruntime's execution providers; None: the CPU's.
+        batches: read so many at most; None for all.
+        progress: show a bar on a terminal.
+
+    Raises:
+        GraphError: no such file, no valid ONNX, or onnxruntime refuses it.
+        InputError: no batch, a batch of another form, or one that a runner does not take.
+    """
+    target = metadata(load(path)).get("qdq.target", "")
+    named = reference if isinstance(reference, Mapping) else {"reference": reference}
+    runners = {name: _runner(each) for name, each in named.items() if each is not None}
+    runners = {"": onnx_runner(session(path, providers=providers)), **runners}
+    outputs, targets = _run_all(runners, data, batches, progress)
+    measure = None if targets is None else (metric or top1)
+    ops = optimized_ops(path)
+    integer, layers = integer_layers(ops)
+    return ValidationReport(
+        path=str(path),
+        target=target,
+        samples=len(outputs[""]),
+        metric_name="" if measure is None else measure.__name__,
+        metric=_measured(measure, outputs[""], targets),
+        bytes=Path(path).stat().st_size,
+        ops=ops,
+        integer_layers=integer,
+        layers=layers,
+        note=TARGETS[target].note if target in TARGETS else "",
+        rows=tuple(
+            _compare(name, each, outputs[""], _measured(measure, each, targets))
+            for name, each in outputs.items()
+            if name
+        ),
+    )
+
+
+def _runner(reference: Reference) -> Runner:
+    if isinstance(reference, nn.Module):
+        return torch_runner(reference)
+    return onnx_runner(session(reference))
+
+
+def _run_all(
+    runners: dict[str, Runner], data: Iterable[object], batches: int | None, progress: bool
+) -> tuple[dict[str, Array], Array | None]:
+    """First outputs of every runner, and the targets, each over all batches."""
+    parts: dict[str, list[Array]] = {name: [] for name in runners}
+    targets: list[Array] = []
+    steps = track(
+        read(data, limit=batches), "validating", total=length(data, batches), shown=progress
+    )
+    for batch in steps:
+        for name, run in runners.items():
+            parts[name].append(run(batch.inputs)[0])
+        targets.extend(_targets(batch))
+    joined = {name: np.concatenate(each) for name, each in parts.items()}
+    for name, each in joined.items():
+        if each.shape != joined[""].shape:
+            raise InputError(
+                f"{name} gives {each.shape} and the file {joined[''].shape}",
+                fix="compare with the model that was exported",
+            )
+    return joined, np.concatenate(targets) if targets else None
+
+
+def _targets(batch: Batch) -> list[Array]:
+    return [tensor.cpu().numpy() for tensor in tensors_of(batch.target)[:1]]
+
+
+def _measured(measure: Metric | None, outputs: Array, targets: Array | None) -> float | None:
+    return None if measure is None or targets is None else measure(outputs, targets)
+
+
+def _compare(name: str, reference: Array, own: Array, metric: float | None) -> ComparisonRow:
+    return ComparisonRow(
+        reference=name,
+        metric=metric,
+        agreement=agreement(reference, own),
+        sqnr_db=sqnr(reference, own),
+        largest=float(np.max(np.abs(reference - own))),
+    )
