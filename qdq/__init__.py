@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qdq import nn, targets
+    from qdq.analysis.measuring import sensitivity
     from qdq.calibration.choosing import calibrate, choose_ranges
     from qdq.errors import QdqError
     from qdq.export.writing import export_onnx
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from qdq.nn import TensorQuantizer, register
     from qdq.spec import QuantSpec
     from qdq.targets import Target
+    from qdq.training.finetuning import finetune
     from qdq.validation.comparing import validate
 
 # Public name -> the module it lives in; "" for a public module.
@@ -32,6 +34,7 @@ _HOMES = {
     "disable_quantization": "qdq.insertion.switches",
     "enable_quantization": "qdq.insertion.switches",
     "export_onnx": "qdq.export.writing",
+    "finetune": "qdq.training.finetuning",
     "fuse": "qdq.insertion.fusing",
     "insert": "qdq.insertion.replacing",
     "load": "qdq.insertion.checkpoints",
@@ -40,6 +43,7 @@ _HOMES = {
     "register": "qdq.nn",
     "retarget": "qdq.insertion.placing",
     "save": "qdq.insertion.checkpoints",
+    "sensitivity": "qdq.analysis.measuring",
     "targets": "",
     "validate": "qdq.validation.comparing",
 }
@@ -54,6 +58,7 @@ __all__ = [
     "disable_quantization",
     "enable_quantization",
     "export_onnx",
+    "finetune",
     "fuse",
     "insert",
     "load",
@@ -62,6 +67,7 @@ __all__ = [
     "register",
     "retarget",
     "save",
+    "sensitivity",
     "targets",
     "validate",
 ]

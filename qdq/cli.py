@@ -72,7 +72,8 @@ def run(
         str | None, typer.Option(help="Another source: digits, or package.module:function.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="How ranges are chosen: max or percentile.")
+        str | None,
+        typer.Option(help="How ranges are chosen: mse, max, percentile, entropy, coverage."),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="tensorrt, onnxruntime; repeat for several.")
@@ -104,7 +105,7 @@ def run(
         ignore = ["head", "re:^stem"]            # or only = [...]
 
         [calibrate]
-        method = "percentile"                    # or "max"
+        method = "mse"                    # or max, percentile, entropy, coverage
         batches = 8
 
         [export]

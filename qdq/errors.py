@@ -7,6 +7,7 @@ QdqError
 ├── InputError        data, a batch or a file of the user's that cannot be used
 ├── StepError         a step called in the wrong state (training mode, nothing inserted, ...)
 ├── CalibrationError  a range that is missing or cannot be chosen
+├── TrainingError     a training that went to NaN or infinity
 ├── ExportError       the model could not be written as the ONNX graph that was asked for
 ├── GraphError        an ONNX file that cannot be read or lacks what a pass requires
 └── RecipeError       a recipe file with a wrong key, value or path
@@ -50,6 +51,10 @@ class StepError(QdqError):
 
 class CalibrationError(QdqError):
     """A range that is missing or cannot be chosen."""
+
+
+class TrainingError(QdqError):
+    """A training that went to NaN or infinity."""
 
 
 class ExportError(QdqError):

@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from qdq.calibration.choosing import calibrate
-from qdq.data import Inputs, import_attribute, read, source
+from qdq.data import Inputs, read
+from qdq.data.opening import open_source
+from qdq.data.sources import Request, call_named
 from qdq.errors import InputError
 from qdq.export.tracing import to_onnx
 from qdq.export.writing import export_onnx
@@ -28,7 +30,7 @@ from qdq.insertion.fusing import fuse
 from qdq.insertion.placing import retarget
 from qdq.insertion.replacing import insert
 from qdq.numerics.thresholds import METHODS
-from qdq.recipe import ModelPart, Recipe
+from qdq.recipe import DataPart, ModelPart, Recipe
 from qdq.records.base import to_json_text
 from qdq.records.run import RunReport, SummaryRow
 from qdq.records.validation import LatencyReport, ValidationReport
@@ -86,8 +88,7 @@ def run(
     with _staged(Path(out)) as work:
         tell(f"model       {recipe.model.factory}")
         model = _build(recipe.model)
-        make = source(recipe.data.source)
-        train, test = (make(split, recipe.data.batch_size) for split in ("train", "test"))
+        train, test = (_open(recipe.data, split) for split in ("train", "test"))
         report = _go(model, recipe, train, test, work, tell, progress)
         tell("latency     onnxruntime, one thread, batch 1")
         one = _first_row(next(read(test)).inputs)
@@ -99,7 +100,7 @@ def run(
 
 def _build(part: ModelPart) -> nn.Module:
     """The float model with its weights, in eval mode."""
-    model = import_attribute(part.factory, what="model factory")()
+    model = call_named(part.factory, what="model factory")
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model factory {part.factory!r} gave a {type(model).__name__}",
@@ -116,6 +117,11 @@ def _build(part: ModelPart) -> nn.Module:
             )
         load_tensors(model, tensors, at=part.weights)
     return model.eval()
+
+
+def _open(part: DataPart, split: str) -> Data:
+    wanted = part.model_dump(exclude={"source"})
+    return open_source(part.source, Request(split=split, **wanted))
 
 
 def _go(

@@ -29,7 +29,11 @@ class ModelPart(_Part):
 class DataPart(_Part):
     """Where images and labels come from."""
 
-    source: Annotated[str, Field(description="digits, or package.module:function")]
+    source: Annotated[str, Field(description="a kind of data, or package.module:function")]
+    path: Annotated[str, Field(description="file or folder; $QDQ_DATA")] = ""
+    mean: Annotated[tuple[float, ...], Field(description="per channel, of images in 0..1")] = ()
+    std: Annotated[tuple[float, ...], Field(description="per channel")] = ()
+    size: Annotated[int | None, Field(ge=1, description="square to cut from a folder's")] = None
     batch_size: Annotated[int, Field(ge=1, description="rows a batch")] = 64
 
 
@@ -43,7 +47,7 @@ class InsertPart(_Part):
 class CalibratePart(_Part):
     """How ranges are chosen."""
 
-    method: Annotated[str, Field(description="max or percentile")] = "percentile"
+    method: Annotated[str, Field(description="mse, max, percentile, entropy, coverage")] = "mse"
     batches: Annotated[int | None, Field(ge=1, description="of the train split; all")] = None
 
 

@@ -15,6 +15,9 @@ from qdq.errors import PolicyError
 Pattern: TypeAlias = str | type | Callable[[str, object], bool]
 Patterns: TypeAlias = Pattern | Iterable[Pattern]
 
+# The child of a module that holds the quantizers of calls in its forward.
+CALL_SITES = "_call_sites"
+
 _ATTRIBUTE = re.compile(r"^_(?P<role>input|weight|output)_quantizer(?P<many>s)?$")
 
 
@@ -26,9 +29,10 @@ def site_name(quantizer_path: str) -> str:
             `add._input_quantizers.1`.
 
     Returns:
-        `conv1.input`, `add.input_1`; a path that follows no convention is its own name.
+        `conv1.input`, `add.input_1`; a path that follows no convention is its own name. What
+        holds the quantizers of call sites is left out: `block._call_sites.add_0` is `block.add_0`.
     """
-    parts = quantizer_path.split(".")
+    parts = [part for part in quantizer_path.split(".") if part != CALL_SITES]
     for depth in (1, 2):
         found = _ATTRIBUTE.match(parts[-depth]) if len(parts) >= depth else None
         if found and bool(found["many"]) == (depth == 2):

@@ -70,4 +70,4 @@ def test_asking_whether_a_name_is_known_raises_nothing() -> None:
 
 
 def test_the_suggestion_comes_before_the_list() -> None:
-    assert choose_one_of("mex", ["max", "mse"]) == "did you mean 'max'? known: max, mse"
+    assert choose_one_of("maxx", ["max", "mse"]) == "did you mean 'max'? known: max, mse"

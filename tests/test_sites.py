@@ -68,6 +68,7 @@ def test_the_owner_is_the_module_of_the_site(site: str, module: str) -> None:
         ("layer?", "layer1.fc", True),
         ("layer?", "layer10.fc", False),
         ("Layer1", "layer1", False),
+        ("layer1", "Layer1", False),
         ("conv", "layer1.conv", False),
         ("*", "head", True),
     ],

@@ -25,7 +25,7 @@ def calibrate(
     model: nn.Module,
     data: Iterable[object],
     *,
-    method: str = "percentile",
+    method: str = "mse",
     batches: int | None = None,
     device: torch.device | str | None = None,
     step: Step | None = None,
@@ -39,7 +39,7 @@ def calibrate(
     Args:
         model: after `insert`, in eval mode. Parameters, mode and switches are left as they are.
         data: batches of inputs, with or without targets (see `qdq.data`).
-        method: "max" or "percentile".
+        method: "mse", "max", "percentile", "entropy" or "coverage".
         batches: read so many at most; None for all.
         device: where to move the batches; None: where the model is.
         step: step(model, batch) runs the forward of a batch of another form.

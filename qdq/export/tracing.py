@@ -1,5 +1,6 @@
 """torch.onnx, called one way: a model in, an ONNX model in memory out."""
 
+import inspect
 import io
 import warnings
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ def to_onnx(
     with torch.no_grad():
         results = tensors_of(call(model, example_inputs))
     count = len(tensors_of(example_inputs))
-    keywords = list(example_inputs) if isinstance(example_inputs, Mapping) else None
+    keywords = _keywords(model, example_inputs) if isinstance(example_inputs, Mapping) else None
     ins = input_names or keywords or _numbered("input", count)
     outs = output_names or _numbered("output", len(results))
     for names, wanted, what in ((ins, count, "input"), (outs, len(results), "output")):
@@ -103,6 +104,13 @@ def _export(
                 fix="export the float model with torch.onnx.export(..., dynamo=False) to see what "
                 "it objects to",
             ) from error
+
+
+def _keywords(model: nn.Module, inputs: Mapping[str, object]) -> list[str]:
+    """A name per tensor, in the order of the forward's signature: so the exporter takes them."""
+    signature = [name for name in inspect.signature(model.forward).parameters if name in inputs]
+    order = [*signature, *(name for name in inputs if name not in signature)]
+    return [name for key in order for name in _numbered(key, len(tensors_of(inputs[key])))]
 
 
 def _numbered(stem: str, count: int) -> list[str]:

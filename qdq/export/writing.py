@@ -111,7 +111,7 @@ def _grids(model: nn.Module) -> dict[str, SiteGrid]:
             grids[site] = _site_grid(site, quantizer.grid())
             continue
         layer = modules[owner(site)]
-        grid = quantizer.grid(layer.weight)
+        grid = layer.weight_grid()
         grids[site] = _site_grid(site, grid, quantize(layer.weight, grid))
         if layer.bias_is_integer:
             step = layer.bias_step()

@@ -54,6 +54,7 @@ def lower(graph: gs.Graph, grids: Mapping[str, SiteGrid], *, marker: str) -> dic
     names: dict[str, str] = {}
     parts: dict[str, list[gs.Constant]] = {}
     calls: Counter[str] = Counter()
+    taken = _names_to_stay(graph, marker)
     for node in [node for node in graph.nodes if node.op == marker]:
         site = node.attrs["site"]
         if site not in grids:
@@ -65,9 +66,19 @@ def lower(graph: gs.Graph, grids: Mapping[str, SiteGrid], *, marker: str) -> dic
         repeat = f"_{calls[site]}" if calls[site] else ""
         calls[site] += 1
         parts.setdefault(site, _constants(grids[site]))
-        result = _lower_one(graph, node, grids[site], parts[site], repeat)
-        names.setdefault(site, result)
+        result = node.outputs[0]
+        if not any(result is output for output in graph.outputs):
+            result.name = f"{site}{repeat}"
+            result.name += ".dequantized" if result.name in taken else ""
+        _lower_one(graph, node, grids[site], parts[site], repeat)
+        names.setdefault(site, str(result.name))
     return names
+
+
+def _names_to_stay(graph: gs.Graph, marker: str) -> set[str]:
+    """Names of the graph's own: an input named `input`, a tied weight that is read as float too."""
+    own = [tensor for node in graph.nodes if node.op != marker for tensor in node.inputs]
+    return {tensor.name for tensor in (*own, *graph.inputs, *graph.outputs)}
 
 
 def _constants(grid: SiteGrid) -> list[gs.Constant]:
@@ -80,7 +91,7 @@ def _constants(grid: SiteGrid) -> list[gs.Constant]:
 
 def _lower_one(
     graph: gs.Graph, node: gs.Node, grid: SiteGrid, constants: list[gs.Constant], repeat: str
-) -> str:
+) -> None:
     source, result = node.inputs[0], node.outputs[0]
     node.inputs.clear()
     node.outputs.clear()
@@ -94,8 +105,5 @@ def _lower_one(
         graph.nodes.append(gs.Node("QuantizeLinear", name, dict(attrs), inputs, [codes]))
     else:
         codes = gs.Constant(f"{grid.site}.codes", grid.codes)
-    if not any(result is output for output in graph.outputs):
-        result.name = f"{grid.site}{repeat}"
     name = f"{stem}DequantizeLinear{repeat}"
     graph.nodes.append(gs.Node("DequantizeLinear", name, attrs, [codes, *constants], [result]))
-    return str(result.name)

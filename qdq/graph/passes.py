@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 # Ops that move or pick codes without computing on them, so that Q commutes with them (O12, T14).
 COMMUTING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-_WEIGHTED = ("Conv", "Gemm")
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 
 
 def fold_transposed_weights(graph: gs.Graph) -> None:
@@ -29,8 +29,11 @@ def fold_transposed_weights(graph: gs.Graph) -> None:
         codes.values = np.ascontiguousarray(codes.values.transpose(order))
         if dequantize.inputs[1].values.ndim:
             dequantize.attrs["axis"] = order.index(dequantize.attrs["axis"])
-        result = node.outputs[0]
+        name, result = node.inputs[0].name, node.outputs[0]
+        node.inputs.clear()
         node.outputs.clear()
+        if result not in graph.outputs:
+            result.name = name  # the site is found by it
         dequantize.outputs = [result]
         graph.nodes.remove(node)
 
@@ -44,14 +47,20 @@ def quantize_before_commuting(graph: gs.Graph) -> None:
     while work:
         quantize = work.pop()
         mover = _maker(quantize.inputs[0])
-        if mover is None or mover.op not in COMMUTING or len(mover.outputs[0].outputs) != 1:
+        if mover is None or mover.op not in COMMUTING or not _only_read_here(graph, mover):
             continue
         source = mover.inputs[0]
         maker = _maker(source)
-        alone = len(source.outputs) == 1 and source not in graph.outputs
-        if maker is None or maker.op == _DEQUANTIZE or not alone or quantize.inputs[1].values.ndim:
+        if maker is None or maker.op == _DEQUANTIZE or quantize.inputs[1].values.ndim:
             continue
-        work.append(_insert_pair(graph, quantize, mover))
+        if _only_read_here(graph, maker):
+            work.append(_insert_pair(graph, quantize, mover))
+
+
+def _only_read_here(graph: gs.Graph, node: gs.Node) -> bool:
+    """Whether the node makes one tensor, read once and no output of the graph."""
+    result = node.outputs[0]
+    return len(node.outputs) == 1 and len(result.outputs) == 1 and result not in graph.outputs
 
 
 def _insert_pair(graph: gs.Graph, like: gs.Node, before: gs.Node) -> gs.Node:
@@ -112,29 +121,55 @@ def drop_idle_relu(graph: gs.Graph) -> None:
 def keep_float(graph: gs.Graph) -> None:
     """A one-input Sum behind each float layer that stands between DQ and Q.
 
-    onnxruntime would otherwise quantize its weight by itself, per tensor (O26).
+    onnxruntime would otherwise quantize its weight by itself, per tensor (O26). It moves a DQ
+    over commuting ops first, and a Q too.
     """
+    leading_to_q = (_QUANTIZE, "Relu", "Clip", *COMMUTING)
     for node in [each for each in graph.nodes if each.op in _WEIGHTED]:
         feeder, weight_maker = _maker(node.inputs[0]), _maker(node.inputs[1])
+        while feeder is not None and feeder.op in COMMUTING:
+            feeder = _maker(feeder.inputs[0])
         if weight_maker is not None or feeder is None or feeder.op != _DEQUANTIZE:
             continue
-        if not any(reader.op in (_QUANTIZE, "Relu", "Clip") for reader in node.outputs[0].outputs):
+        if any(reader.op in leading_to_q for reader in node.outputs[0].outputs):
+            _hold(graph, node)
+
+
+def _hold(graph: gs.Graph, node: gs.Node) -> None:
+    """A one-input Sum behind `node`: it computes nothing, and onnxruntime fuses nothing over it."""
+    result = node.outputs[0]
+    held = gs.Variable(f"{result.name}.float", result.dtype, result.shape)
+    node.outputs = [held]
+    graph.nodes.append(gs.Node("Sum", f"{node.name}/keep_float", {}, [held], [result]))
+
+
+def hold_clamps(graph: gs.Graph) -> None:
+    """A one-input Sum between a quantized Gemm or MatMul and a Relu or Clip that no Q follows.
+
+    onnxruntime takes such a clamp for part of the group, misses the Q behind it and runs the
+    product in float; without the clamp it needs no Q (O15, O16).
+    """
+    for clamp in [each for each in graph.nodes if each.op in ("Relu", "Clip")]:
+        maker = _maker(clamp.inputs[0])
+        if maker is None or maker.op not in ("Gemm", "MatMul"):
             continue
-        result = node.outputs[0]
-        held = gs.Variable(f"{result.name}.float", result.dtype, result.shape)
-        node.outputs = [held]
-        graph.nodes.append(gs.Node("Sum", f"{node.name}/keep_float", {}, [held], [result]))
+        weight_maker, readers = _maker(maker.inputs[1]), clamp.outputs[0].outputs
+        if weight_maker is None or weight_maker.op != _DEQUANTIZE:
+            continue
+        if len(readers) != 1 or readers[0].op != _QUANTIZE:
+            _hold(graph, maker)
 
 
 Pass = Callable[[gs.Graph], None]
 COMMON: tuple[Pass, ...] = (fold_transposed_weights, merge_equal_pairs, drop_requantization)
 INTEGER_CPU: tuple[Pass, ...] = (
     fold_transposed_weights,
-    quantize_before_commuting,
     merge_equal_pairs,
+    quantize_before_commuting,
     drop_idle_relu,
     drop_requantization,
     keep_float,
+    hold_clamps,
 )
 # What runs for a target that wants every op between Q and DQ, and for one that does not.
 PASSES: dict[bool, tuple[Pass, ...]] = {True: INTEGER_CPU, False: COMMON}

@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -13,11 +12,13 @@ from torch import Tensor, nn
 
 from qdq.errors import InputError
 from qdq.insertion.placing import Insertion, insertion_of, settle
+from qdq.insertion.replacing import attach
 from qdq.insertion.switches import quantizers
 from qdq.insertion.undo import all_or_nothing
 from qdq.nn.twins import TWINS
 from qdq.records.base import plain, to_json_text, written_whole
 from qdq.records.decisions import Decision
+from qdq.sites import CALL_SITES, owner
 from qdq.targets import Target
 from qdq.targets.opgraph import OpGraph
 
@@ -34,6 +35,7 @@ class _Saved:
     graph: OpGraph | None
     left: tuple[Decision, ...]
     layers: tuple[str, ...]
+    additions: tuple[str, ...]
     disabled: tuple[str, ...]
 
 
@@ -56,6 +58,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         graph=state.graph,
         left=state.left,
         layers=tuple(name for name, each in model.named_modules() if isinstance(each, twins)),
+        additions=tuple(
+            f"{name.removesuffix(CALL_SITES)}{site}"
+            for name, each in model.named_modules()
+            if name.rpartition(".")[2] == CALL_SITES
+            for site, _ in each.named_children()
+        ),
         disabled=tuple(site for site, q in quantizers(model).items() if not q.enabled),
     )
     write_tensors(path, model.state_dict(), {_KEY: to_json_text(plain(saved))})
@@ -97,7 +105,7 @@ def _rebuild(
 ) -> None:
     modules = dict(model.named_modules())
     folded = [row.name for row in saved.left if row.action == "fold"]
-    for name in (*saved.layers, *folded):
+    for name in (*saved.layers, *folded, *map(owner, saved.additions)):
         if name not in modules:
             raise InputError(
                 f"the file holds a layer {name!r} that this {type(model).__name__} has not",
@@ -111,17 +119,15 @@ def _rebuild(
     for name in folded:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, nn.Identity())
-    for name in saved.layers:
-        layer: Any = modules[name]
+    layers = {name: modules[name] for name in saved.layers}
+    for name, layer in layers.items():
         if type(layer) not in TWINS:
             raise InputError(
                 f"{name!r} is a {type(layer).__name__}, which is not what was quantized",
                 at=str(path),
                 fix="load into a fresh float model, built as it was before it was saved",
             )
-        layer.__class__ = TWINS[type(layer)]
-        layer.add_quantizers()
-    model.train(model.training)
+    attach(model, layers, saved.additions)
 
 
 def _read_metadata(metadata: dict[str, str], path: str | os.PathLike[str]) -> _Saved:

@@ -89,7 +89,7 @@ def _fold_one(model: nn.Module, name: str, graph: OpGraph) -> Decision:
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put `new` under every name that `old` has."""
     for parent in model.modules():
-        for child in [child for child, each in parent.named_children() if each is old]:
+        for child in [child for child, each in parent._modules.items() if each is old]:
             setattr(parent, child, new)
 
 
@@ -119,11 +119,15 @@ def _obstacle(
         return "it keeps no running statistics"
     if isinstance(layer, nn.Linear) and before.rank != 2:
         return "it may not normalize the features of this Linear: pass 2-D example_inputs"
-    owners = [each for each in model.modules() if _owns(each, layer.weight)]
-    if len(owners) != 1:
+    if len(_owners(model, layer.weight)) != 1:
         return f"the weight of {before.name} is tied to another layer's"
     return ""
 
 
-def _owns(module: nn.Module, parameter: object) -> bool:
-    return any(each is parameter for each in module.parameters(recurse=False))
+def _owners(model: nn.Module, parameter: object) -> list[nn.Module]:
+    """The modules that hold this very parameter."""
+    return [
+        module
+        for module in model.modules()
+        if any(each is parameter for each in module.parameters(recurse=False))
+    ]

@@ -1,7 +1,6 @@
 """What insertion left on a model, and switching its sites on and off for a target."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -88,7 +87,7 @@ def settle(model: nn.Module, state: Insertion) -> InsertReport:
     for module in model.modules():
         if isinstance(module, QuantWeighted):
             module.integer_bias = target.integer_bias
-    _set_limits(model, state.graph)
+    _set_limits(sites, state.graph)
     return InsertReport(target.name, decisions + state.left)
 
 
@@ -113,9 +112,9 @@ def _floating(sites: dict[str, TensorQuantizer]) -> frozenset[str]:
     )
 
 
-def _set_limits(model: nn.Module, graph: OpGraph | None) -> None:
-    modules: dict[str, Any] = dict(model.named_modules())
+def _set_limits(sites: dict[str, TensorQuantizer], graph: OpGraph | None) -> None:
+    """Tell each output site about the clamp that directly follows it."""
     for op in graph.ops if graph else ():
-        quantizer = getattr(modules.get(op.name), "_output_quantizer", None)
-        if graph and isinstance(quantizer, TensorQuantizer):
+        quantizer = sites.get(f"{op.name}.output".lstrip("."))
+        if graph and quantizer is not None:
             _, quantizer.limits = region_end(graph, op)

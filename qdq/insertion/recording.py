@@ -1,6 +1,7 @@
 """One forward of an eager model as a neutral op graph: recorded from inputs, or traced by fx."""
 
 import operator
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from qdq.data import call, tensors_of
-from qdq.nn import QuantMultiAdd, TensorQuantizer
+from qdq.nn import QuantMultiAdd, QuantPool, TensorQuantizer
+from qdq.nn.callsites import ADDITIONS
 from qdq.nn.twins import TWINS
 from qdq.targets.opgraph import Op, OpGraph
 
@@ -29,7 +31,7 @@ _MODULES: dict[type[nn.Module], str] = {
     **dict.fromkeys(BATCH_NORMS, "batch_norm"),
 }
 _FUNCTIONS: dict[str, str] = {
-    **dict.fromkeys(("add", "add_", "iadd", "__add__", "__iadd__", "__radd__"), "add"),
+    **dict.fromkeys(ADDITIONS, "add"),
     **dict.fromkeys(("relu", "relu_"), "relu"),
     "relu6": "relu6",
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), "max_pool"),
@@ -43,7 +45,7 @@ def kind_of_module(module: nn.Module) -> str | None:
     """The op a module is as a whole; None for one whose inside is looked at."""
     twin = TWINS.get(type(module))
     kind = getattr(twin or module, "kind", None)
-    if twin is not None or isinstance(module, (QuantMultiAdd, *TWINS.values())):
+    if twin is not None or isinstance(module, (QuantMultiAdd, QuantPool, *TWINS.values())):
         return kind
     return _MODULES.get(type(module))
 
@@ -66,9 +68,11 @@ def record(model: nn.Module, example_inputs: object) -> OpGraph:
             hooks.enter_context(recorder.follow(name, module))
             if isinstance(module, TensorQuantizer):
                 hooks.enter_context(_passing(module))
+        given = tuple(recorder.number(t) for t in tensors_of(example_inputs))
         with torch.no_grad(), recorder:
             result = call(model, example_inputs)
-    return OpGraph(tuple(recorder.ops), tuple(recorder.number(t) for t in tensors_of(result)))
+    made = tuple(recorder.number(t) for t in tensors_of(result))
+    return OpGraph(tuple(recorder.ops), made, given)
 
 
 @contextmanager
@@ -87,9 +91,9 @@ class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.ops: list[Op] = []
-        self._path = [""]  # the modules we are in
+        # The modules we are in, and how often each kind of function was called there.
+        self._path: list[tuple[str, Counter[str]]] = [("", Counter())]
         self._inside_known = 0  # > 0: within a module that was or will be noted as one op
-        self._calls: dict[str, int] = {}
         self._numbers: dict[int, int] = {}
         self._keep: list[Tensor] = []  # a freed tensor's id could be given to another
 
@@ -126,10 +130,9 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _call_site(self, kind: str) -> str:
-        stem = f"{self._path[-1]}.{kind}".lstrip(".")
-        index = self._calls.get(stem, 0)
-        self._calls[stem] = index + 1
-        return f"{stem}_{index}"
+        path, calls = self._path[-1]
+        calls[kind] += 1
+        return f"{path}.{kind}_{calls[kind] - 1}".lstrip(".")
 
     @contextmanager
     def follow(self, name: str, module: nn.Module) -> Iterator[None]:
@@ -137,7 +140,7 @@ class _Recorder(TorchFunctionMode):
         kind = kind_of_module(module)
 
         def enter(_module: nn.Module, _args: object) -> None:
-            self._path.append(name)
+            self._path.append((name, Counter()))
             self._inside_known += kind is not None
 
         def leave(_module: nn.Module, args: object, kwargs: object, result: object) -> None:
@@ -157,24 +160,28 @@ class _Recorder(TorchFunctionMode):
 
 def trace(model: nn.Module) -> OpGraph | None:
     """The op graph from fx's symbolic trace, without inputs; None where fx cannot follow."""
+    whole = kind_of_module(model)
+    if whole is not None:  # fx would look inside the root, whatever it is
+        return OpGraph((Op("", whole, (0,), (1,)),), (1,), (0,))
     try:
         graph = _Tracer().trace(model)
     except Exception:  # fx raises whatever the model's own code raises on a proxy
         return None
-    if kind_of_module(model) is not None:  # fx looks inside the root, whatever it is
-        inputs = tuple(range(len(graph.find_nodes(op="placeholder"))))
-        return OpGraph((Op("", str(kind_of_module(model)), inputs, (len(inputs),)),), (len(inputs),))
     numbers = {node: index for index, node in enumerate(graph.nodes)}
     ops: list[Op] = []
     outputs: tuple[int, ...] = ()
+    inputs: list[int] = []
     sizes: set[fx.Node] = set()
+    calls: Counter[str] = Counter()
     for node in graph.nodes:
         before = _read(node)
         if _is_size(node) or (before and sizes.issuperset(before)):
             sizes.add(node)  # the recorder never sees numbers either
             continue
         read = tuple(numbers[each] for each in before if each not in sizes)
-        if node.op == "output":
+        if node.op == "placeholder":
+            inputs.append(numbers[node])
+        elif node.op == "output":
             outputs = read
         elif node.op == "call_module":
             module = model.get_submodule(node.target)
@@ -183,14 +190,22 @@ def trace(model: nn.Module) -> OpGraph | None:
         elif node.op in ("call_function", "call_method"):
             name = node.target if isinstance(node.target, str) else _name(node.target)
             kind = _FUNCTIONS.get(name, name)
-            ops.append(Op(f"{node.name}", kind, read, (numbers[node],)))
-    return OpGraph(tuple(ops), outputs)
+            stem = f"{_path(node)}.{kind}".lstrip(".")
+            ops.append(Op(f"{stem}_{calls[stem]}", kind, read, (numbers[node],)))
+            calls[stem] += 1
+    return OpGraph(tuple(ops), outputs, tuple(inputs))
+
+
+def _path(node: fx.Node) -> str:
+    """The module in whose forward the node was traced."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 def _read(node: fx.Node) -> list[fx.Node]:
     """The nodes among a node's arguments, in order, as often as they stand there."""
     found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), found.append)
+    fx.node.map_arg((node.args, node.kwargs), found.append)
     return found
 
 

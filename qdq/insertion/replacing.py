@@ -1,16 +1,19 @@
 """insert: a float model gets quantizers, in place, all of it or nothing."""
 
+from collections.abc import Collection, Mapping
+
 from torch import nn
 
-from qdq.errors import PolicyError, StepError
+from qdq.errors import StepError
 from qdq.insertion.fusing import fuse, require_eval
 from qdq.insertion.placing import Insertion, settle
 from qdq.insertion.recording import BATCH_NORMS, record, trace
+from qdq.insertion.selecting import select
 from qdq.insertion.undo import all_or_nothing
-from qdq.nn import TensorQuantizer
+from qdq.nn.callsites import add_call_site, follow_calls
 from qdq.nn.twins import TWINS
 from qdq.records.decisions import Decision, InsertReport
-from qdq.sites import Matcher, Patterns
+from qdq.sites import Patterns, owner
 from qdq.targets import get
 from qdq.targets.opgraph import OpGraph
 from qdq.targets.target import TargetLike
@@ -59,12 +62,27 @@ def insert(
     with all_or_nothing(model):
         folded = _fold_norms(model, example_inputs)
         graph = _follow(model, example_inputs)
-        layers, left = _choose(model, graph, ignore, only)
-        for module in layers:
-            module.__class__ = TWINS[type(module)]
-            module.add_quantizers()  # type: ignore[operator]
-            module.train(False)
-        return settle(model, Insertion(chosen, graph, folded + left))
+        selected = select(model, graph, ignore, only)
+        attach(model, selected.layers, selected.additions)
+        return settle(model, Insertion(chosen, graph, folded + selected.left))
+
+
+def attach(model: nn.Module, layers: Mapping[str, nn.Module], additions: Collection[str]) -> None:
+    """Give these layers and additions their quantizers, in the mode their module is in.
+
+    Args:
+        model: the root.
+        layers: modules of types that have a twin.
+        additions: call sites, `layer1.0.add_0`.
+    """
+    for layer in layers.values():
+        layer.__class__ = TWINS[type(layer)]
+        layer.add_quantizers()  # type: ignore[operator]
+        layer.train(layer.training)
+    for site in additions:
+        add_call_site(model.get_submodule(owner(site)), site.rpartition(".")[2])
+    if additions:
+        follow_calls(model)
 
 
 def _follow(model: nn.Module, example_inputs: object) -> OpGraph | None:
@@ -78,49 +96,3 @@ def _fold_norms(model: nn.Module, example_inputs: object) -> tuple[Decision, ...
     except StepError as error:
         norms = [name for name, each in model.named_modules() if isinstance(each, BATCH_NORMS)]
         return tuple(Decision(name, "skip", f"not folded: {error.what}") for name in norms)
-
-
-def _choose(
-    model: nn.Module, graph: OpGraph | None, ignore: Patterns, only: Patterns
-) -> tuple[list[nn.Module], tuple[Decision, ...]]:
-    """The layers to replace, and the decisions about those that are not."""
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    ignored, wanted = Matcher(ignore, what="ignore"), Matcher(only, what="only")
-    layers, left = [], []
-    for name, module in modules.items():
-        by_ignore, by_only = ignored.find(name, modules), wanted.find(name, modules)
-        if not isinstance(module, tuple(TWINS)):
-            continue
-        if by_ignore:
-            why = f"ignored by {by_ignore}"
-        elif wanted and not by_only:
-            why = "only= does not name it"
-        else:
-            why = _why_not(name, module, graph)
-        if why:
-            left.append(Decision(name, "skip", why))
-        else:
-            layers.append(module)
-    for matcher in (ignored, wanted):
-        matcher.refuse_idle(name for name in modules if name)
-    if not layers and not any(isinstance(each, TensorQuantizer) for each in modules.values()):
-        known = ", ".join(sorted(float_class.__name__ for float_class in TWINS))
-        raise PolicyError(
-            "nothing is left to quantize",
-            at=type(model).__name__,
-            fix=f"qdq replaces layers of exactly these types: {known}; see ignore= and only=",
-        )
-    return layers, tuple(left)
-
-
-def _why_not(name: str, module: nn.Module, graph: OpGraph | None) -> str:
-    """Why a layer nobody ignores must stay float; empty if nothing speaks against it."""
-    if type(module) not in TWINS:
-        base = next(each.__name__ for each in TWINS if isinstance(module, each))
-        return f"a subclass of {base}, which may compute something else: register a twin for it"
-    calls = 1 if graph is None else graph.calls.get(name, 0)
-    if calls == 0:
-        return "the recorded forward never calls it"
-    if calls > 1:
-        return f"called {calls} times in one forward, and one range would have to serve all"
-    return ""

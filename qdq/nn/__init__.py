@@ -1,17 +1,51 @@
 """TensorQuantizer and the quantized modules: state only; the arithmetic lives in numerics/."""
 
 from qdq.nn.add import QuantAdd, QuantMultiAdd
-from qdq.nn.conv import QuantConv2d
+from qdq.nn.conv import (
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantConvTranspose3d,
+)
 from qdq.nn.linear import QuantLinear
+from qdq.nn.pooling import (
+    QuantAdaptiveAvgPool1d,
+    QuantAdaptiveAvgPool2d,
+    QuantAdaptiveAvgPool3d,
+    QuantAvgPool1d,
+    QuantAvgPool2d,
+    QuantAvgPool3d,
+    QuantMaxPool1d,
+    QuantMaxPool2d,
+    QuantMaxPool3d,
+    QuantPool,
+)
 from qdq.nn.quantizer import TensorQuantizer
 from qdq.nn.twins import register
 from qdq.nn.weighted import QuantWeighted
 
 __all__ = [
+    "QuantAdaptiveAvgPool1d",
+    "QuantAdaptiveAvgPool2d",
+    "QuantAdaptiveAvgPool3d",
     "QuantAdd",
+    "QuantAvgPool1d",
+    "QuantAvgPool2d",
+    "QuantAvgPool3d",
+    "QuantConv1d",
     "QuantConv2d",
+    "QuantConv3d",
+    "QuantConvTranspose1d",
+    "QuantConvTranspose2d",
+    "QuantConvTranspose3d",
     "QuantLinear",
+    "QuantMaxPool1d",
+    "QuantMaxPool2d",
+    "QuantMaxPool3d",
     "QuantMultiAdd",
+    "QuantPool",
     "QuantWeighted",
     "TensorQuantizer",
     "register",

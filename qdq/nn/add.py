@@ -47,10 +47,11 @@ class QuantMultiAdd(nn.Module):
             InputError: another number of tensors.
         """
         if len(tensors) != self.inputs:
+            other = f", or build QuantMultiAdd({len(tensors)})" if len(tensors) > 1 else ""
             raise InputError(
                 f"this addition was made for {self.inputs} tensors and got {len(tensors)}",
                 at=self._output_quantizer.site,
-                fix=f"build it as {type(self).__name__}(inputs={len(tensors)})",
+                fix=f"pass {self.inputs}{other}",
             )
         quantizers = (
             [self._input_quantizer] * self.inputs if self.shared else self._input_quantizers

@@ -1,38 +1,88 @@
-"""Quantized convolutions."""
-
-from typing import Any
+"""Quantized convolutions and transposed convolutions."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from qdq.nn.twins import register
 from qdq.nn.weighted import QuantWeighted
-from qdq.spec import QuantSpec
 
 
-@register(nn.Conv2d)
-class QuantConv2d(QuantWeighted, nn.Conv2d):
-    """`nn.Conv2d` on a fake-quantized input and weight.
-
-    Args:
-        *args: as for `nn.Conv2d`.
-        input_spec: grid of input and output; None: int8 symmetric.
-        weight_spec: grid of the weight; None: int8 symmetric, a scale per output channel.
-        **kwargs: as for `nn.Conv2d`.
-    """
+class _QuantConv(QuantWeighted, _ConvNd):
+    """A convolution on a fake-quantized input and weight, in one to three dimensions."""
 
     kind = "conv"
 
-    def __init__(
-        self,
-        *args: Any,
-        input_spec: QuantSpec | None = None,
-        weight_spec: QuantSpec | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.add_quantizers(input_spec, weight_spec)
-
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C_in, H, W) or (C_in, H, W), as `nn.Conv2d`."""
+        """(N, C_in, ...) or (C_in, ...), as the float class; padding repeats quantized values."""
         x, weight, bias = self.quantized_operands(input)
         return self._output_quantizer(self._conv_forward(x, weight, bias))  # type: ignore[no-any-return]
+
+
+@register(nn.Conv1d)
+class QuantConv1d(_QuantConv, nn.Conv1d):
+    """`nn.Conv1d` on a fake-quantized input and weight; arguments: `QuantWeighted`."""
+
+
+@register(nn.Conv2d)
+class QuantConv2d(_QuantConv, nn.Conv2d):
+    """`nn.Conv2d` on a fake-quantized input and weight; arguments: `QuantWeighted`."""
+
+
+@register(nn.Conv3d)
+class QuantConv3d(_QuantConv, nn.Conv3d):
+    """`nn.Conv3d` on a fake-quantized input and weight; arguments: `QuantWeighted`."""
+
+
+class _QuantConvTranspose(QuantWeighted, _ConvTransposeNd):
+    """A transposed convolution on a fake-quantized input and weight.
+
+    Its weight is (C_in, C_out / groups, ...): output channels lie along axis 1, and with groups
+    each scale serves the channel of its number in every group.
+    """
+
+    kind = "conv_transpose"
+    channel_axis = 1
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(N, C_in, ...) or (C_in, ...), as the float class.
+
+        Args:
+            input: one to three spatial dimensions.
+            output_size: of the spatial dimensions of the result, or of all; None: the smallest.
+        """
+        rank = len(self.kernel_size)
+        added = self._output_padding(
+            input,
+            output_size,
+            self.stride,  # type: ignore[arg-type]  # torch asks for lists and passes tuples
+            self.padding,  # type: ignore[arg-type]
+            self.kernel_size,  # type: ignore[arg-type]
+            rank,
+            self.dilation,  # type: ignore[arg-type]
+        )
+        convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+        operands = self.quantized_operands(input)
+        return self._output_quantizer(  # type: ignore[no-any-return]
+            convolve(*operands, self.stride, self.padding, added, self.groups, self.dilation)  # type: ignore[arg-type]
+        )
+
+    def bias_step(self) -> Tensor:
+        """() or (C_out,): scale of the int32 bias; the steps of one group, once per group."""
+        step = super().bias_step()
+        return step.repeat(self.groups) if step.dim() else step
+
+
+@register(nn.ConvTranspose1d)
+class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):
+    """`nn.ConvTranspose1d` on a fake-quantized input and weight; arguments: `QuantWeighted`."""
+
+
+@register(nn.ConvTranspose2d)
+class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` on a fake-quantized input and weight; arguments: `QuantWeighted`."""
+
+
+@register(nn.ConvTranspose3d)
+class QuantConvTranspose3d(_QuantConvTranspose, nn.ConvTranspose3d):
+    """`nn.ConvTranspose3d` on a fake-quantized input and weight; arguments: `QuantWeighted`."""

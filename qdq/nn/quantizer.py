@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qdq.errors import CalibrationError, SpecError
 from qdq.nn.symbolic import exported_fake_quantize
-from qdq.numerics.affine import QParams, fake_quantize, qparams, range_of
+from qdq.numerics.affine import QParams, at_least, fake_quantize, qparams, range_of
 from qdq.spec import QuantSpec
 
 Observer = Callable[[str, Tensor], None]
@@ -115,11 +115,12 @@ class TensorQuantizer(nn.Module):
             )
         self._amin, self._amax = low, high
 
-    def grid(self, x: Tensor | None = None) -> QParams:
+    def grid(self, x: Tensor | None = None, least: Tensor | None = None) -> QParams:
         """Scale and zero point as they are now.
 
         Args:
             x: the tensor to quantize, where a dynamic quantizer takes its range from.
+            least: () or (C,): no scale is smaller than this.
 
         Raises:
             CalibrationError: there is no range.
@@ -138,20 +139,23 @@ class TensorQuantizer(nn.Module):
             low, high = low.to(x.device), high.to(x.device)
         if self.limits is not None:
             low, high = low.clamp(*self.limits), high.clamp(*self.limits)
-        return qparams(low, high, self.spec)
+        found = qparams(low, high, self.spec)
+        return found if least is None else at_least(found, least)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, least: Tensor | None = None) -> Tensor:
         """Fake-quantize x; give x itself while switched off or observed.
 
         Args:
             x: any shape, floating point, on any device.
+            least: () or (C,): no scale is smaller than this.
         """
         if self.observer is not None:
-            self.observer(self.site, x if self.limits is None else x.clamp(*self.limits))
+            with torch._C.DisableTorchFunction():  # what it computes is no call of the model's
+                self.observer(self.site, x if self.limits is None else x.clamp(*self.limits))
             return x
         if not self.on:
             return x
-        grid = self.grid(x)
+        grid = self.grid(x, least)
         if torch.onnx.is_in_onnx_export():
             return exported_fake_quantize(x, grid, self.site)
         return fake_quantize(x, grid)

@@ -1,30 +1,38 @@
 """What every quantized layer with weights shares: three quantizers and an int32 bias."""
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from qdq.nn.quantizer import TensorQuantizer
 from qdq.nn.symbolic import exported_fake_quantize_bias
-from qdq.numerics.affine import bias_scale, fake_quantize_bias
+from qdq.numerics.affine import QParams, bias_scale, fake_quantize_bias, least_weight_scale
 from qdq.sites import owner
 from qdq.spec import QuantSpec
 from qdq.targets.target import WEIGHT
 
 
 class QuantWeighted(nn.Module):
-    """Mixin of a layer with `weight` and `bias`: what it multiplies is fake-quantized first.
+    """Mixin of a layer with `weight` and `bias`, to stand before its float class.
 
-    While the weight's quantizer is off the input's is off too: onnxruntime requantizes a float
-    weight between Q/DQ pairs by itself, per tensor (O26), which nobody asked for.
+    What the layer multiplies is fake-quantized first. While the weight's quantizer is off the
+    input's is off too: onnxruntime requantizes a float weight between Q/DQ pairs by itself, per
+    tensor (O26), which nobody asked for.
+
+    Args:
+        *args: as for the float class.
+        input_spec: grid of input and output; None: int8 symmetric.
+        weight_spec: grid of the weight; None: int8 symmetric, a scale per output channel.
+        **kwargs: as for the float class, `device` and `dtype` among them.
 
     Attributes:
         kind: what the op is called in the neutral op graph.
         channel_axis: axis of `weight` that holds the output channels; each keeps a scale.
         integer_bias: simulate the bias as int32 codes of scale s_x * s_w, as integer kernels
-            compute it. Without effect while input or weight is not quantized.
+            compute it. Without effect while input or weight is not quantized, or the scales of
+            the weight follow another axis than its output channels.
     """
 
     kind: ClassVar[str]
@@ -35,6 +43,16 @@ class QuantWeighted(nn.Module):
     _weight_quantizer: TensorQuantizer
     _output_quantizer: TensorQuantizer
     integer_bias: bool
+
+    def __init__(
+        self,
+        *args: Any,
+        input_spec: QuantSpec | None = None,
+        weight_spec: QuantSpec | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_quantizers(input_spec, weight_spec)
 
     def add_quantizers(
         self, input_spec: QuantSpec | None = None, weight_spec: QuantSpec | None = None
@@ -56,7 +74,8 @@ class QuantWeighted(nn.Module):
     def bias_is_integer(self) -> bool:
         """Whether the bias is simulated as int32 now."""
         quantized = self._input_quantizer.on and self._weight_quantizer.on
-        return self.integer_bias and self.bias is not None and quantized
+        one_step = self._weight_quantizer.spec.keep_axis in (None, self.channel_axis)
+        return self.integer_bias and self.bias is not None and quantized and one_step
 
     @property
     def bias_site(self) -> str:
@@ -65,17 +84,28 @@ class QuantWeighted(nn.Module):
 
     def bias_step(self) -> Tensor:
         """() or (C,): scale of the int32 bias."""
-        of_weight = self._weight_quantizer.grid(self.weight).scale
-        return bias_scale(self._input_quantizer.grid().scale, of_weight)
+        return bias_scale(self._input_quantizer.grid().scale, self.weight_grid().scale)
+
+    def weight_grid(self) -> QParams:
+        """Grid of the weight as it is now, wide enough for the bias to fit its int32 codes."""
+        return self._weight_quantizer.grid(self.weight, self._least_weight_scale())
+
+    def _least_weight_scale(self) -> Tensor | None:
+        if self.bias is None or not self._input_quantizer.on:
+            return None
+        least = least_weight_scale(self.bias, self._input_quantizer.grid().scale)
+        if self._weight_quantizer.spec.keep_axis != self.channel_axis:
+            return least.max()
+        return least.view(-1, self.weight.shape[self.channel_axis]).amax(0)  # over groups, if any
 
     def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(x, weight, bias) as the float layer shall compute with them."""
         if self._input_quantizer.observer is not None:
             return self._input_quantizer(x), self.weight, self.bias
-        weight = self._weight_quantizer(self.weight)
         if not self._weight_quantizer.on:
-            return x, weight, self.bias
+            return x, self.weight, self.bias
         x = self._input_quantizer(x)
+        weight = self._weight_quantizer(self.weight, self._least_weight_scale())
         if self.bias is None or not self.bias_is_integer:
             return x, weight, self.bias
         step = self.bias_step()

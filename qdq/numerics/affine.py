@@ -7,7 +7,7 @@ equal to onnxruntime's operators on every finite value, ties and infinities incl
 is a division: multiplying by the reciprocal rounds twice and moves ties.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -101,6 +101,24 @@ def qparams(amin: Tensor, amax: Tensor, spec: QuantSpec) -> QParams:
     furthest = torch.maximum(zero_point - spec.qmin, spec.qmax - zero_point)
     scale = torch.minimum(scale, LARGEST_VALUE / furthest)
     return QParams(scale, zero_point, low, high, spec)
+
+
+def at_least(grid: QParams, least: Tensor) -> QParams:
+    """The grid with every scale raised to `least`, () or (C,), where it is smaller."""
+    return replace(grid, scale=torch.maximum(grid.scale, least.expand_as(grid.scale)))
+
+
+def least_weight_scale(bias: Tensor, of_input: Tensor) -> Tensor:
+    """The smallest s_w at which every entry of a bias fits int32 codes of scale s_x * s_w.
+
+    A channel whose weights have died keeps a bias that its tiny scale could not hold; onnxruntime
+    quantizes a float bias too, from the BASIC level on, and the codes would wrap (O25).
+
+    Args:
+        bias: (C,).
+        of_input: () scale of the activation.
+    """
+    return bias.detach().abs().float() / of_input / INT32_HIGHEST
 
 
 def bias_scale(of_input: Tensor, of_weight: Tensor) -> Tensor:

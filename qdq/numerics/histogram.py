@@ -100,7 +100,31 @@ def lower_tail(hist: Histogram, share: float) -> float:
     """The value that at most `share` of all values lie below; never positive."""
     negative = hist.bins >= _HALF
     bins, counts = hist.bins[negative] - _HALF, hist.counts[negative]
-    return -_tail(bins, counts, share * hist.total, max(-hist.amin, 0.0))
+    return 0.0 - _tail(bins, counts, share * hist.total, max(-hist.amin, 0.0))
+
+
+def to_linear(hist: Histogram, bins: int) -> tuple[NDArray[np.float64], float]:
+    """Counts of |x|, without zeros, in equal bins from 0 to the largest |x|.
+
+    A bin of ours that a new edge cuts is shared out as if its values were spread evenly.
+
+    Args:
+        hist: not empty.
+        bins: how many.
+
+    Returns:
+        ((bins,) counts, width of one bin in the unit of x).
+    """
+    magnitude = hist.bins % _HALF
+    order = np.argsort(magnitude, kind="stable")
+    magnitude, counts = magnitude[order], np.where(magnitude[order] == 0, 0, hist.counts[order])
+    peak = max(abs(hist.amin), abs(hist.amax))
+    low, high = bin_edges(magnitude)
+    through = np.cumsum(counts)
+    places = np.stack([low, np.minimum(high, peak)], axis=1).reshape(-1)
+    shares = np.stack([through - counts, through], axis=1).reshape(-1)
+    edges = np.linspace(0.0, peak, bins + 1)
+    return np.diff(np.interp(edges, places, shares)), peak / bins
 
 
 def _tail(bins: NDArray[np.int64], counts: NDArray[np.int64], allowed: float, end: float) -> float:

@@ -41,10 +41,13 @@ class OpGraph:
     Attributes:
         ops: every op that made a tensor.
         outputs: numbers of the tensors the model returned.
+        inputs: numbers of the tensors the model was given; one that nothing makes and that is not
+            among them is a parameter or a constant.
     """
 
     ops: tuple[Op, ...]
     outputs: tuple[int, ...]
+    inputs: tuple[int, ...] = ()
 
     @cached_property
     def producer(self) -> dict[int, Op]:

@@ -4,10 +4,14 @@ Rule ids: T.. are TensorRT's, O.. are onnxruntime's CPU provider's.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypeAlias
 
 from qdq.records.decisions import Decision
 from qdq.targets.opgraph import CLAMPS, TRANSPARENT, WEIGHTED, Op, OpGraph
 from qdq.targets.target import Target
+
+# Modules that run in integers, and their roles.
+Integer: TypeAlias = Mapping[str, Sequence[str]]
 
 
 def region_end(graph: OpGraph, op: Op) -> tuple[int, tuple[float, float] | None]:
@@ -46,13 +50,16 @@ def place(
     Returns:
         Decisions with action "quantize" or "off", in the order of `sites`.
     """
-    integer = frozenset(sites).difference(floating)
+    idle = _left_float(sites, graph, target, floating) if graph else {}
+    integer = {module: roles for module, roles in sites.items() if module not in {*floating, *idle}}
     ops = {op.name: op for op in graph.ops if op.name in sites} if graph else {}
     decisions = []
     for module, roles in sites.items():
         for role in roles:
             if role != "weight" and module in floating:
                 on, why = False, "part of this layer is switched off, so it runs float (O26)"
+            elif module in idle:
+                on, why = False, idle[module]
             else:
                 on, why = _decide(role, ops.get(module), graph, target, integer)
             name = f"{module}.{role}".lstrip(".")
@@ -60,8 +67,35 @@ def place(
     return tuple(decisions)
 
 
+def _left_float(
+    sites: Mapping[str, Sequence[str]], graph: OpGraph, target: Target, floating: Collection[str]
+) -> dict[str, str]:
+    """Modules that this target computes in float, and why."""
+    ops = [op for op in graph.ops if op.name in sites]
+    why = {
+        op.name: f"{target.name} has no integer kernel for {op.kind} (O14)"
+        for op in ops
+        if op.kind in target.float_kinds
+    }
+    pools = {op.name: op for op in ops if op.kind == "avg_pool"}
+    others = {name: sites[name] for name in sites if name not in {*why, *pools, *floating}}
+    why |= {name: _why_float_pool(op, graph, target, others) for name, op in pools.items()}
+    return {name: reason for name, reason in why.items() if reason}
+
+
+def _why_float_pool(op: Op, graph: OpGraph, target: Target, integer: Integer) -> str:
+    maker = graph.producer.get(op.inputs[0])
+    while maker is not None and (maker.kind in CLAMPS or maker.kind in TRANSPARENT):
+        maker = graph.producer.get(maker.inputs[0])
+    if maker is None or maker.name not in integer:
+        return "no integer op makes what this pool reads (T28, O13)"
+    if target.quantize_outputs or _leaves_as_codes(region_end(graph, op)[0], graph, integer):
+        return ""
+    return "something float reads this pool, and integers in ask for integers out (T13)"
+
+
 def _decide(
-    role: str, op: Op | None, graph: OpGraph | None, target: Target, integer: Collection[str]
+    role: str, op: Op | None, graph: OpGraph | None, target: Target, integer: Integer
 ) -> tuple[bool, str]:
     if graph is None:
         return role != "output", "no forward was recorded: inputs and weights only"
@@ -70,15 +104,13 @@ def _decide(
     if role == "output":
         return _decide_output(op, graph, target, integer)
     if role.startswith("input_") and target.skip_branch_only:
-        return _decide_branch(int(role.removeprefix("input_")), op, graph)
+        return _decide_branch(int(role.removeprefix("input_")), op, graph, integer)
     if role == "weight":
         return True, "weight of an integer op (T08, O01)"
     return True, "input of an integer op (T08, O01)"
 
 
-def _decide_output(
-    op: Op, graph: OpGraph, target: Target, integer: Collection[str]
-) -> tuple[bool, str]:
+def _decide_output(op: Op, graph: OpGraph, target: Target, integer: Integer) -> tuple[bool, str]:
     if not target.quantize_outputs:
         return False, "the pair stands at the next op's input, after the activation (T09)"
     tensor, _ = region_end(graph, op)
@@ -89,32 +121,54 @@ def _decide_output(
     return True, "something float reads it, and without a pair the op would run float (O02, O09)"
 
 
-def _leaves_as_codes(tensor: int, graph: OpGraph, integer: Collection[str]) -> bool:
-    """Whether everything that reads `tensor` sees it through one and the same Q/DQ pair."""
+def _leaves_as_codes(tensor: int, graph: OpGraph, integer: Integer) -> bool:
+    """Whether everything that reads `tensor` sees it through one and the same Q/DQ pair.
+
+    Sites that see the same tensor hold the same range, but for an add that has one range for all
+    its inputs: two different pairs would make the op before them run float (O17).
+    """
     if tensor in graph.outputs:
         return False
     readers = graph.readers.get(tensor, ())
     if len(readers) == 1 and readers[0].kind in TRANSPARENT and len(readers[0].outputs) == 1:
         return _leaves_as_codes(readers[0].outputs[0], graph, integer)
+    if len(readers) > 1 and any(_shares_its_range(reader, integer) for reader in readers):
+        return False
     return bool(readers) and all(reader.name in integer for reader in readers)
 
 
-def _decide_branch(index: int, op: Op, graph: OpGraph) -> tuple[bool, str]:
+def _shares_its_range(reader: Op, integer: Integer) -> bool:
+    return reader.kind == "add" and "input" in integer.get(reader.name, ())
+
+
+def _decide_branch(index: int, op: Op, graph: OpGraph, integer: Integer) -> tuple[bool, str]:
     """Residual add on TensorRT: the branch that ends in a convolution stays float (T11, T12)."""
-    fused = _fused_branch(op, graph)
+    fused = fused_branch(op, graph, integer)
     if fused is None:
-        return True, "no input of this add comes straight from a convolution (T13)"
+        return True, "no input of this add comes straight from an integer convolution (T13)"
     if index == fused:
         return False, "the add is fused into the convolution that makes this input (T11)"
     return True, "skip branch of a residual add (T11)"
 
 
-def _fused_branch(op: Op, graph: OpGraph) -> int | None:
-    """Which input's convolution the add is fused into: of several, the one on the longer way."""
+def fused_branch(
+    op: Op, graph: OpGraph, integer: Integer, *, kinds: Collection[str] = WEIGHTED
+) -> int | None:
+    """Which input's convolution an add is fused into: of several, the one on the longer way.
+
+    Args:
+        op: the add.
+        graph: where it stands.
+        integer: modules that run in integers.
+        kinds: what may make that input.
+
+    Returns:
+        Number of the input; None where no input comes straight from such a module.
+    """
     candidates = []
     for index, tensor in enumerate(op.inputs):
         maker = _only_for(op, tensor, graph)
-        if maker and maker.kind in WEIGHTED:
+        if maker and maker.kind in kinds and maker.name in integer:
             candidates.append((graph.depth[maker.name], index))
     return max(candidates)[1] if candidates else None
 

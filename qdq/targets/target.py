@@ -27,6 +27,7 @@ class Target:
             reads it, or the op is not run in integers.
         skip_branch_only: of a residual add's inputs, the one that comes straight from a
             convolution stays float, because the add is fused into that convolution.
+        float_kinds: layers with weights that it has no integer kernel for: their sites are off.
         note: what to tell somebody who runs this target's file somewhere else.
     """
 
@@ -36,6 +37,7 @@ class Target:
     integer_bias: bool
     quantize_outputs: bool
     skip_branch_only: bool
+    float_kinds: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -58,7 +60,7 @@ TARGETS.add("tensorrt")(
 )
 # O02: no Q behind a Conv, no integer Conv. O03: a ReLU vanishes only if Q's zero point is its
 # lowest code, hence uint8, and x86 kernels want uint8 activations anyway. O07: int32 bias. O09,
-# O10: an Add needs Q/DQ on both inputs and on its output.
+# O10: an Add needs Q/DQ on both inputs and on its output. O14: no integer ConvTranspose.
 TARGETS.add("onnxruntime")(
     Target(
         name="onnxruntime",
@@ -66,6 +68,7 @@ TARGETS.add("onnxruntime")(
         integer_bias=True,
         quantize_outputs=True,
         skip_branch_only=False,
+        float_kinds=("conv_transpose",),
     )
 )
 

@@ -104,7 +104,7 @@ def _run_all(
     for batch in steps:
         for name, run in runners.items():
             parts[name].append(run(batch.inputs)[0])
-        targets.extend(_targets(batch))
+        targets.extend(targets_of(batch))
     joined = {name: np.concatenate(each) for name, each in parts.items()}
     for name, each in joined.items():
         if each.shape != joined[""].shape:
@@ -115,7 +115,8 @@ def _run_all(
     return joined, np.concatenate(targets) if targets else None
 
 
-def _targets(batch: Batch) -> list[Array]:
+def targets_of(batch: Batch) -> list[Array]:
+    """The batch's target as a list of one array, or an empty one."""
     return [tensor.cpu().numpy() for tensor in tensors_of(batch.target)[:1]]
 
 

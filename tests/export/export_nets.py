@@ -1,4 +1,4 @@
-"""Tiny nets that between them hold every shape of graph an export meets, and how to prepare them."""
+"""Tiny nets that between them hold every shape of graph an export meets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -138,14 +138,17 @@ def two_branches() -> nn.Module:
     return Functional(run, stem=conv(3, 8), left=conv(8, 4), right=conv(8, 4, 1))
 
 
-def two_inputs() -> nn.Module:
-    def run(net: Any, image: Tensor, table: Tensor) -> Tensor:
-        seen = torch.flatten(F.relu(net.look(image)), 1)
-        return net.head(torch.cat([net.see(seen), F.relu(net.read(table))], 1))
+class TwoInputs(nn.Module):
+    """A picture and a row of a table, also by keyword."""
 
-    return Functional(
-        run, look=conv(3, 4), see=nn.Linear(256, 8), read=nn.Linear(12, 8), head=nn.Linear(16, 5)
-    )
+    def __init__(self) -> None:
+        super().__init__()
+        self.look, self.see = conv(3, 4), nn.Linear(256, 8)
+        self.read, self.head = nn.Linear(12, 8), nn.Linear(16, 5)
+
+    def forward(self, image: Tensor, table: Tensor) -> Tensor:
+        seen = torch.flatten(F.relu(self.look(image)), 1)
+        return self.head(torch.cat([self.see(seen), F.relu(self.read(table))], 1))
 
 
 def two_outputs() -> nn.Module:
@@ -177,8 +180,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     "doubled": (doubled, IMAGE),
     "pool_with_two_readers": (pool_with_two_readers, IMAGE),
     "two_branches": (two_branches, IMAGE),
-    "two_inputs": (two_inputs, (IMAGE, TABLE)),
-    "keyword_inputs": (two_inputs, {"image": IMAGE, "table": TABLE}),
+    "two_inputs": (TwoInputs, (IMAGE, TABLE)),
+    "keyword_inputs": (TwoInputs, {"table": TABLE, "image": IMAGE}),
     "two_outputs": (two_outputs, IMAGE),
 }
 

@@ -1,26 +1,20 @@
-"""Batches -> (inputs, target), and where batches come from.
+"""Batches -> (inputs, target), and calling a model with them.
 
 A batch is a tensor or 1-tuple (inputs), a 2-tuple (inputs, target) with inputs a tensor, tuple or
 dict, or a dict of keywords whose `labels` is the target.
 """
 
-import importlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from qdq.errors import InputError, QdqError
-from qdq.registry import Registry
 
 Inputs: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]
-Split: TypeAlias = Literal["train", "test"]
-# split, batch size -> batches that can be iterated again and again
-Source: TypeAlias = Callable[[Split, int], Iterable[object]]
-SOURCES: Registry[str, Source] = Registry("data source")
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def numbered(data: Iterable[object], *, limit: int | None = None) -> Iterator[tu
     if limit is not None and limit < 1:
         raise InputError(f"batches={limit} reads nothing", fix="pass 1 or more, or None for all")
     index = -1
-    for index, batch in enumerate(itertools.islice(data, limit)):
+    for index, batch in enumerate(_reading(itertools.islice(data, limit))):
         yield index, batch
     if index < 0:
         raise InputError(
@@ -73,6 +67,21 @@ def numbered(data: Iterable[object], *, limit: int | None = None) -> Iterator[tu
             fix="pass at least one; a generator that was read to its end is empty: pass a list or "
             "a DataLoader",
         )
+
+
+def _reading(data: Iterable[object]) -> Iterator[object]:
+    """The same batches; what the user's own code raises while it makes one becomes ours."""
+    index = -1
+    try:
+        for index, batch in enumerate(data):  # noqa: B007 - the message needs it
+            yield batch
+    except QdqError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"reading batch {index + 1} failed: {type(error).__name__}: {first_line(error)}",
+            fix="iterate over the data by itself to see where",
+        ) from error
 
 
 def length(data: Iterable[object], limit: int | None = None) -> int | None:
@@ -143,10 +152,10 @@ def call(model: nn.Module, inputs: object) -> Any:
     except QdqError:
         raise
     except Exception as error:
-        said = str(error).strip().splitlines() or [""]
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors_of(inputs)) or repr(inputs)
+        said = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(
-            f"the model does not take inputs of shape {shapes}: {type(error).__name__}: {said[0]}",
+            f"the model does not take inputs of shape {shapes}: {said}",
             at=type(model).__name__,
             fix="pass inputs as the float model takes them",
         ) from error
@@ -170,91 +179,6 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-@dataclass(frozen=True, eq=False)
-class TensorBatches:
-    """Two tensors in batches, in order, as often as one likes.
-
-    Attributes:
-        inputs: (N, ...).
-        targets: (N, ...).
-        size: rows a batch; the last may hold fewer.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    size: int
-
-    def __len__(self) -> int:
-        return -(-len(self.inputs) // self.size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.inputs), self.size):
-            rows = slice(start, start + self.size)
-            yield self.inputs[rows], self.targets[rows]
-
-
-def source(name: str) -> Source:
-    """A registered source, or the user's own `package.module:function(split, batch_size)`.
-
-    Raises:
-        InputError: the function cannot be imported.
-        RegistryError: no source of that name.
-    """
-    return import_attribute(name, what="data") if ":" in name else SOURCES[name]
-
-
-def import_attribute(path: str, *, what: str) -> Any:
-    """What `package.module:attribute` names.
-
-    Args:
-        path: module and attribute, separated by a colon.
-        what: what the user calls it ("model factory"), for messages.
-
-    Raises:
-        InputError: the path has another form, does not import, or names nothing callable.
-    """
-    module_name, colon, attribute = path.partition(":")
-    if not (module_name and colon and attribute):
-        raise InputError(
-            f"{what} {path!r} does not name a function",
-            fix="write package.module:function, as in models.lenet:lenet_digits",
-        )
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:
-        raise InputError(
-            f"{what} {path!r} does not import: {type(error).__name__}: {error}",
-            fix="run from the folder that holds the module, and check the spelling",
-        ) from error
-    if not callable(found):
-        raise InputError(
-            f"{what} {path!r} is a {type(found).__name__}, which cannot be called",
-            fix="name a function or a class",
-        )
-    return found
-
-
-@SOURCES.add("digits")
-def digits(split: Split, size: int) -> TensorBatches:
-    """scikit-learn's 1,797 handwritten digits as (N, 1, 32, 32) float32 in 0..1, with labels.
-
-    The 8x8 values are counts of black pixels in the 4x4 blocks of 32x32 bitmaps (Alpaydin and
-    Kaynak 1998, UCI); each is repeated over its block. Every third image is a test image.
-
-    Raises:
-        InputError: scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InputError(
-            "the digits come with scikit-learn, which is not installed",
-            fix="pip install 'qdq[demo]'",
-        ) from error
-    loaded = load_digits()
-    images = torch.from_numpy(loaded.images).float() / 16
-    images = images.repeat_interleave(4, 1).repeat_interleave(4, 2).unsqueeze(1)
-    labels = torch.from_numpy(loaded.target).long()
-    test = torch.arange(len(images)) % 3 == 0
-    chosen = test if split == "test" else ~test
-    return TensorBatches(images[chosen], labels[chosen], size)
+def first_line(error: Exception) -> str:
+    """What an exception says, without the rest of its story."""
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,27 @@
+"""Batches -> (inputs, target), calling a model with them, and where they come from."""
+
+from qdq.data.batches import (
+    Batch,
+    Inputs,
+    call,
+    device_of,
+    length,
+    numbered,
+    read,
+    take_apart,
+    tensors_of,
+    to_device,
+)
+
+__all__ = [
+    "Batch",
+    "Inputs",
+    "call",
+    "device_of",
+    "length",
+    "numbered",
+    "read",
+    "take_apart",
+    "tensors_of",
+    "to_device",
+]

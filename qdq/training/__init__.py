@@ -1,0 +1,1 @@
+"""Quantization-aware training of a model that was inserted and calibrated."""
