@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn: extra 'demo'")
 
+from qdq.data.sources import digits
 from qdq.errors import InputError
 from qdq.graph.files import metadata
 from qdq.pipeline import RunResult, run
 from qdq.recipe import read_recipe
-from qdq.data.sources import digits
 
 TARGETS = ("tensorrt", "onnxruntime")
 

@@ -84,7 +84,7 @@ def test_options_replace_what_the_recipe_says_and_are_checked(tmp_path: Path) ->
     recipe = read_recipe(write(tmp_path, WHOLE))
     changed = recipe.replaced({"calibrate.method": "max", "export.targets": ["onnxruntime"]})
     assert (changed.calibrate.method, changed.export.targets) == ("max", ("onnxruntime",))
-    assert recipe.calibrate.method == "percentile"
+    assert recipe.calibrate.method == "mse"
     with pytest.raises(RecipeError, match=r"data\.batch_size = 0"):
         recipe.replaced({"data.batch_size": 0})
 

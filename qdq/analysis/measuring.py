@@ -15,7 +15,7 @@ from qdq.insertion.fusing import require_eval
 from qdq.insertion.switches import disable_quantization, enable_quantization, quantizers
 from qdq.numerics.distance import sqnr
 from qdq.progress import track
-from qdq.records.sensitivity import SensitivityReport, SensitivityRow
+from qdq.records.ranking import SensitivityReport, SensitivityRow
 from qdq.sites import owner
 from qdq.validation.comparing import Metric, targets_of, top1
 from qdq.validation.running import torch_runner

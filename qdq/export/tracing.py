@@ -82,6 +82,8 @@ def _export(
     with warnings.catch_warnings():
         # Torch deprecates this exporter, the only one that writes a true opset 13.
         warnings.simplefilter("ignore", DeprecationWarning)
+        # It says of some Slices that it leaves them in the graph, which is where they belong.
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1")
         try:
             torch.onnx.export(
                 model,

@@ -84,7 +84,7 @@ def _export(
     model: nn.Module, example_inputs: object, path: Path, opset: int, **naming: Any
 ) -> ExportReport:
     target = insertion_of(model).target
-    grids = _grids(model)
+    grids = _grids(model, target)
     with emit_markers() as calls:
         traced = to_onnx(model, example_inputs, opset=opset, **naming)
     graph = gs.import_onnx(traced)
@@ -100,7 +100,7 @@ def _export(
     return ExportReport(str(path), target.name, opset, len(content), digest, rows)
 
 
-def _grids(model: nn.Module) -> dict[str, SiteGrid]:
+def _grids(model: nn.Module, target: Target) -> dict[str, SiteGrid]:
     """Scales and codes of every site that is on, from the functions the simulation uses."""
     modules: dict[str, Any] = dict(model.named_modules())
     grids: dict[str, SiteGrid] = {}
@@ -118,7 +118,12 @@ def _grids(model: nn.Module) -> dict[str, SiteGrid]:
             codes = quantize_bias(layer.bias, step)
             axis = 0 if step.dim() else None
             grids[layer.bias_site] = SiteGrid(
-                layer.bias_site, _array(step), np.zeros(step.shape, np.int32), axis, _array(codes)
+                layer.bias_site,
+                _array(step),
+                np.zeros(step.shape, np.int32),
+                axis,
+                _array(codes),
+                as_float=not target.integer_bias,
             )
     return grids
 

@@ -25,6 +25,7 @@ class SiteGrid:
         axis: the axis of the C scales; None for one scale.
         codes: the integers of a weight or bias, in the shape of the float tensor; None for an
             activation, which is quantized when the model runs.
+        as_float: write the values of the codes instead of the codes and a DQ.
     """
 
     site: str
@@ -32,12 +33,13 @@ class SiteGrid:
     zero_point: Array
     axis: int | None = None
     codes: Array | None = None
+    as_float: bool = False
 
 
 def lower(graph: gs.Graph, grids: Mapping[str, SiteGrid], *, marker: str) -> dict[str, str]:
     """Replace every marker node, in place.
 
-    An activation becomes Q and DQ; a weight or bias becomes its codes and a DQ. Nodes and
+    An activation becomes Q and DQ; a weight or bias its codes and a DQ, or plain floats. Nodes and
     initializers are named after the site: `conv1.input/QuantizeLinear`, `conv1.input.scale`.
 
     Args:
@@ -77,7 +79,8 @@ def lower(graph: gs.Graph, grids: Mapping[str, SiteGrid], *, marker: str) -> dic
 
 def _names_to_stay(graph: gs.Graph, marker: str) -> set[str]:
     """Names of the graph's own: an input named `input`, a tied weight that is read as float too."""
-    own = [tensor for node in graph.nodes if node.op != marker for tensor in node.inputs]
+    others = [node for node in graph.nodes if node.op != marker]
+    own = [tensor for node in others for tensor in (*node.inputs, *node.outputs)]
     return {tensor.name for tensor in (*own, *graph.inputs, *graph.outputs)}
 
 
@@ -96,6 +99,9 @@ def _lower_one(
     node.inputs.clear()
     node.outputs.clear()
     graph.nodes.remove(node)
+    if grid.codes is not None and grid.as_float:
+        _become_constant(result, grid.codes.astype(np.float32) * grid.scale)
+        return
     attrs = {} if grid.axis is None else {"axis": grid.axis}
     stem = f"{grid.site}/"
     if grid.codes is None:
@@ -107,3 +113,9 @@ def _lower_one(
         codes = gs.Constant(f"{grid.site}.codes", grid.codes)
     name = f"{stem}DequantizeLinear{repeat}"
     graph.nodes.append(gs.Node("DequantizeLinear", name, attrs, [codes, *constants], [result]))
+
+
+def _become_constant(tensor: gs.Variable, values: Array) -> None:
+    constant = gs.Constant(tensor.name, values)
+    for reader in list(tensor.outputs):
+        reader.inputs = [constant if each is tensor else each for each in reader.inputs]

@@ -172,12 +172,15 @@ def write_tensors(
 def load_tensors(model: nn.Module, tensors: dict[str, Tensor], *, at: str) -> None:
     """`load_state_dict`, strictly, after a check that cannot leave the model half loaded.
 
+    Only the counters of BatchNorms, which eval mode never reads, may be missing.
+
     Raises:
         InputError: a tensor is missing, left over, or of another shape.
     """
     wanted = model.state_dict()
     ranges = {name for name in tensors if name.endswith(("._amin", "._amax"))}
-    missing = sorted(set(wanted) - set(tensors))
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    missing = sorted(set(wanted) - set(tensors) - counters)
     extra = sorted(set(tensors) - set(wanted) - ranges)
     shapes = [
         f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(held.shape)} in the model"
@@ -193,4 +196,4 @@ def load_tensors(model: nn.Module, tensors: dict[str, Tensor], *, at: str) -> No
                 at=at,
                 fix="use the weights of this architecture",
             )
-    model.load_state_dict(tensors, strict=True)
+    model.load_state_dict({name: wanted[name] for name in counters} | tensors, strict=True)

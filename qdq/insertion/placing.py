@@ -86,7 +86,7 @@ def settle(model: nn.Module, state: Insertion) -> InsertReport:
         )
     for module in model.modules():
         if isinstance(module, QuantWeighted):
-            module.integer_bias = target.integer_bias
+            module.integer_bias = True
     _set_limits(sites, state.graph)
     return InsertReport(target.name, decisions + state.left)
 

@@ -22,7 +22,9 @@ class Target:
         name: how users and files call it.
         activation: grid of every activation.
         weight: grid of every weight, before the layer's `keep_axis` is filled in.
-        integer_bias: biases are int32 codes of scale s_x * s_w.
+        integer_bias: biases are written as int32 codes of scale s_x * s_w. Otherwise they are
+            written as floats, on that same grid all the same: onnxruntime quantizes a float bias
+            by itself (O07), which then changes nothing.
         quantize_outputs: an integer op's result must pass a Q/DQ pair before anything float
             reads it, or the op is not run in integers.
         skip_branch_only: of a residual add's inputs, the one that comes straight from a

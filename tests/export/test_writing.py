@@ -22,6 +22,7 @@ from qdq.insertion.switches import disable_quantization, quantizers
 from qdq.spec import QuantSpec
 from qdq.targets import get
 
+FLOAT = onnx.TensorProto.FLOAT
 TARGETS = ("tensorrt", "onnxruntime")
 
 
@@ -81,10 +82,13 @@ def test_onnxruntime_gets_an_int32_bias_of_the_scale_of_the_accumulator(tmp_path
     assert makers["2.bias"].op_type == "DequantizeLinear"
 
 
-def test_tensorrt_gets_a_float_bias(tmp_path: Path) -> None:
+def test_tensorrt_gets_a_float_bias_that_lies_on_the_grid_of_the_accumulator(
+    tmp_path: Path,
+) -> None:
     _, arrays, _ = written(tmp_path, "conv_last", "tensorrt")
     bias = built("conv_last").get_submodule("2").bias.detach().numpy()
-    np.testing.assert_array_equal(arrays["2.bias"], bias)
+    scale = arrays["2.input.scale"] * arrays["2.weight.scale"]
+    np.testing.assert_array_equal(arrays["2.bias"], np.round(bias / scale) * scale)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -117,7 +121,11 @@ def test_every_site_is_found_in_the_file_by_its_name(
     assert {row.site: row.tensor for row in report.rows} == sites
     active = {site for site, quantizer in quantizers(model).items() if quantizer.on}
     assert {site for site in sites if not site.endswith("bias")} == active
+    floats = {each.name for each in loaded.graph.initializer if each.data_type == FLOAT}
     for site, tensor in sites.items():
+        if site.endswith("bias") and target == "tensorrt":
+            assert tensor in floats
+            continue
         assert makers[tensor].op_type == "DequantizeLinear"
         assert makers[tensor].name == f"{site}/DequantizeLinear"
 
@@ -313,8 +321,8 @@ def test_sites_that_the_example_does_not_reach_are_an_error(tmp_path: Path) -> N
     with pytest.raises(ExportError) as caught:
         export_onnx(detour("around"), torch.randn(2, 3, 8, 8), tmp_path / "m.onnx")
     assert str(caught.value) == (
-        "2 active sites were not reached by the example inputs\n"
-        "  at:  second.input, second.weight\n"
+        "3 active sites were not reached by the example inputs\n"
+        "  at:  second.bias, second.input, second.weight\n"
         "  fix: pass inputs that take the way through these layers, or leave them out with "
         "qdq.disable_quantization"
     )
@@ -325,8 +333,8 @@ def test_sites_that_the_exporter_drops_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ExportError) as caught:
         export_onnx(detour("unused"), torch.randn(2, 3, 8, 8), tmp_path / "m.onnx")
     assert str(caught.value) == (
-        "the exporter dropped 2 quantizers\n"
-        "  at:  second.input, second.weight\n"
+        "the exporter dropped 3 quantizers\n"
+        "  at:  second.bias, second.input, second.weight\n"
         "  fix: their result is not used by any output: leave these layers out with ignore="
     )
 
@@ -336,7 +344,7 @@ def test_lost_sites_may_be_switched_off_instead(tmp_path: Path, way: str) -> Non
     model = detour(way)
     disable_quantization(model, "second")
     report = export_onnx(model, torch.randn(2, 3, 8, 8), tmp_path / "m.onnx")
-    assert {row.site for row in report.rows} == {"first.input", "first.weight"}
+    assert {row.site for row in report.rows} == {"first.input", "first.weight", "first.bias"}
 
 
 def test_inputs_the_model_does_not_take_are_an_error(tmp_path: Path) -> None:

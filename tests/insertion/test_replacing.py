@@ -16,6 +16,7 @@ from qdq.insertion.placing import insertion_of
 from qdq.insertion.replacing import insert
 from qdq.insertion.switches import disable_quantization, quantizers
 from qdq.nn import QuantAdd, QuantConv2d, QuantLinear, TensorQuantizer
+from qdq.nn.twins import TWINS
 
 
 class Louder(nn.Linear):
@@ -155,10 +156,12 @@ def test_a_pattern_that_fits_nothing_is_an_error(option: str) -> None:
 def test_patterns_that_leave_nothing_are_an_error(options: dict[str, Any]) -> None:
     with pytest.raises(PolicyError) as caught:
         insert(mlp(), X.reshape(-1, 4), **options)
+    known = ", ".join(sorted(float_class.__name__ for float_class in TWINS))
+    assert "Conv2d, " in known
     assert str(caught.value) == (
         "nothing is left to quantize\n"
         "  at:  Sequential\n"
-        "  fix: qdq replaces layers of exactly these types: Conv2d, Linear; see ignore= and only="
+        f"  fix: qdq replaces layers of exactly these types: {known}; see ignore= and only="
     )
 
 

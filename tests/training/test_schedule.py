@@ -77,4 +77,4 @@ def test_a_number_out_of_its_bounds_is_refused_with_the_bounds(
 def test_an_unknown_optimizer_names_the_known() -> None:
     with pytest.raises(RegistryError) as caught:
         course(optimizer="lion")
-    assert str(caught.value) == "no optimizer 'lion'\n  fix: choose one of: adamw, sgd"
+    assert str(caught.value) == "no optimizer 'lion'\n  fix: known: adamw, sgd"

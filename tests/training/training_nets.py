@@ -1,6 +1,7 @@
 """Tiny nets on blobs, quantized to few bits, for the tests of training."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,9 @@ from torch.nn import functional as F
 
 from qdq.calibration.choosing import calibrate
 from qdq.insertion.replacing import insert
+from qdq.records.training import FinetuneReport
 from qdq.targets import get
+from qdq.training.finetuning import finetune
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -76,3 +79,13 @@ def changed(net: nn.Module, before: dict[str, Tensor]) -> set[str]:
     after = net.state_dict()
     assert set(after) == set(before)
     return {name for name, each in before.items() if not torch.equal(each, after[name])}
+
+
+def tune(net: nn.Module, train: Any = TRAIN, val: Any = None, **changes: Any) -> FinetuneReport:
+    """finetune, with the settings that most tests share."""
+    usual: dict[str, Any] = {"loss": "cross_entropy", "epochs": 1, "lr": 0.01, "progress": False}
+    return finetune(net, train, val, **usual | changes)
+
+
+def flags(net: nn.Module) -> list[bool]:
+    return [parameter.requires_grad for parameter in net.parameters()]
