@@ -69,7 +69,8 @@ def run(
         Path | None, typer.Option(help="Output folder.", show_default="runs/NAME")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Another source: digits, or package.module:function.")
+        str | None,
+        typer.Option(help="File or folder of the data; or a kind of data, or module:function."),
     ] = None,
     method: Annotated[
         str | None,
@@ -80,6 +81,10 @@ def run(
     ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="Layers to leave float: c1, 're:^f'; repeat.")
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(help="sensitivity, finetune, latency, report: leave it out; repeat."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.")] = False,
 ) -> None:
@@ -98,7 +103,7 @@ def run(
         weights = "my_net.safetensors"      # optional; so is sha256
 
         [data]
-        source = "my_package.my_data:batches"    # see below; or "digits"
+        source = "my_package.my_data:batches"    # or a kind of data, see below
         batch_size = 64
 
         [insert]                                 # optional from here on
@@ -108,12 +113,21 @@ def run(
         method = "mse"                    # or max, percentile, entropy, coverage
         batches = 8
 
+        [sensitivity]                            # what each layer costs
+        batches = 4
+
         [export]
         targets = ["tensorrt", "onnxruntime"]
         opset = 13
 
+        [finetune]                               # QAT, then export again
+        epochs = 1
+        lr = 0.001
+
     `batches(split, batch_size)` gives an iterable of (inputs, labels); split is "train", for
-    calibration, or "test", for validation.
+    calibration and training, or "test", for validation. Kinds of data are `digits`, `cifar10`,
+    `imagenet`, `mnist`, `folder` (of images by class) and `arrays` (.npz, .npy); with them go
+    `path` (or --data, or $QDQ_DATA), and `mean`, `std` and `size` of images.
 
     **Examples**
 
@@ -126,18 +140,26 @@ def run(
 
     chosen = read_recipe(recipe)
     replaced = {
-        "data.source": data,
+        _data_key(data): data,
         "calibrate.method": method,
         "export.targets": target,
         "insert.ignore": ignore,
     }
     chosen = chosen.replaced({key: value for key, value in replaced.items() if value})
     folder = out or Path("runs") / chosen.name
-    result = go(chosen, folder, tell=(lambda _: None) if quiet else typer.echo, progress=not quiet)
+    tell = (lambda _: None) if quiet else typer.echo
+    result = go(chosen, folder, skip=skip or (), tell=tell, progress=not quiet)
     if not quiet:
         from qdq.report.table import show
 
         show(result.report, result.latency, folder)
+
+
+def _data_key(data: str | None) -> str:
+    """Whether --data names a kind of data or a place of it."""
+    from qdq.data.opening import SOURCES
+
+    return "data.source" if data and (":" in data or data in SOURCES) else "data.path"
 
 
 if __name__ == "__main__":

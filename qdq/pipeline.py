@@ -1,47 +1,47 @@
-"""The whole way of a recipe: fuse, insert, calibrate, export, validate, report."""
+"""The whole way of a recipe: fuse, insert, calibrate, analyze, export, validate, train, report."""
 
 import copy
-import hashlib
 import importlib.util
 import os
-import platform
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.metadata import version as installed
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from qdq.analysis.measuring import sensitivity
 from qdq.calibration.choosing import calibrate
 from qdq.data import Inputs, read
 from qdq.data.opening import open_source
-from qdq.data.sources import Request, call_named
-from qdq.errors import InputError
+from qdq.data.sources import Request
+from qdq.errors import RecipeError
 from qdq.export.tracing import to_onnx
 from qdq.export.writing import export_onnx
 from qdq.graph.files import save as save_onnx
-from qdq.insertion.checkpoints import load_tensors, read_tensors, save_ranges
+from qdq.insertion.checkpoints import save_ranges
 from qdq.insertion.fusing import fuse
 from qdq.insertion.placing import retarget
 from qdq.insertion.replacing import insert
+from qdq.loading import build, first_row, split
 from qdq.numerics.thresholds import METHODS
-from qdq.recipe import DataPart, ModelPart, Recipe
+from qdq.recipe import Recipe
 from qdq.records.base import to_json_text
+from qdq.records.decisions import InsertReport
+from qdq.records.export import ExportReport
 from qdq.records.run import RunReport, SummaryRow
 from qdq.records.validation import LatencyReport, ValidationReport
+from qdq.registry import choose_one_of
+from qdq.staging import manifest_of, staged
 from qdq.targets import get
+from qdq.training.finetuning import finetune
 from qdq.validation.comparing import validate
 from qdq.validation.latency import compare_latency
-from qdq.version import version
 
 FLOAT = "float"
+SKIPPABLE = ("finetune", "latency", "report", "sensitivity")
 Tell = Callable[[str], None]
-Data = Iterable[object]
 
 
 @dataclass(frozen=True)
@@ -51,131 +51,230 @@ class RunResult:
     Attributes:
         folder: the output folder.
         report: as in report.json.
-        latency: as in timings.json.
+        latency: as in timings.json; None where it was skipped.
     """
 
     folder: Path
     report: RunReport
-    latency: LatencyReport
+    latency: LatencyReport | None
 
 
 def run(
     recipe: Recipe,
     out: str | os.PathLike[str],
     *,
+    skip: Collection[str] = (),
     tell: Tell = lambda _: None,
     progress: bool = True,
 ) -> RunResult:
     """Go the whole way and leave the output folder; on an error nothing is left.
 
     The folder holds model.float.onnx, model.<target>.onnx, report.json, report.html,
-    ranges.safetensors, manifest.json and timings.json. All but the last are the same bytes for
-    the same recipe on the same machine.
+    ranges.safetensors, manifest.json and timings.json; with [finetune] in the recipe also
+    model.<target>.qat.onnx and qat.safetensors. All but the timings are the same bytes for the
+    same recipe on the same machine.
 
     Args:
         recipe: see `qdq.recipe.read_recipe`.
         out: the folder; it is made, and files of the same names in it are replaced.
+        skip: stages to leave out: "sensitivity", "finetune", "latency", "report".
         tell: called with one line as each stage begins.
         progress: show bars on a terminal.
 
     Raises:
         QdqError: whatever is wrong with recipe, weights, data, model or folder.
     """
+    _refuse_misspelled(recipe, skip)
     torch.manual_seed(recipe.seed)
-    for name in recipe.export.targets:
-        get(name)  # a misspelled name must not cost a calibration
-    METHODS[recipe.calibrate.method]
-    with _staged(Path(out)) as work:
-        tell(f"model       {recipe.model.factory}")
-        model = _build(recipe.model)
-        train, test = (_open(recipe.data, split) for split in ("train", "test"))
-        report = _go(model, recipe, train, test, work, tell, progress)
-        tell("latency     onnxruntime, one thread, batch 1")
-        one = _first_row(next(read(test)).inputs)
-        latency = compare_latency({row.name: work / row.file for row in report.rows}, one)
-        latency.to_json(work / "timings.json")
-        _write_report(report, recipe, work, tell)
+    with staged(Path(out)) as work:
+        job = _Job(recipe, work, frozenset(skip), tell, progress)
+        job.prepare()
+        job.quantize()
+        job.analyze()
+        job.export_float()
+        job.export()
+        job.train()
+        report = job.report()
+        latency = job.time(report)
+        job.write(report)
     return RunResult(Path(out), report, latency)
 
 
-def _build(part: ModelPart) -> nn.Module:
-    """The float model with its weights, in eval mode."""
-    model = call_named(part.factory, what="model factory")
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"model factory {part.factory!r} gave a {type(model).__name__}",
-            fix="let it return a torch.nn.Module",
-        )
-    if part.weights is not None:
-        tensors, _ = read_tensors(part.weights)
-        digest = _sha256(Path(part.weights))
-        if part.sha256 not in (None, digest):
-            raise InputError(
-                f"the weights are not the recipe's: their sha256 is {digest}",
-                at=part.weights,
-                fix="restore the file, or write its sha256 into the recipe",
+def _refuse_misspelled(recipe: Recipe, skip: Collection[str]) -> None:
+    """A wrong name must not cost a calibration."""
+    for name in recipe.export.targets:
+        get(name)
+    METHODS[recipe.calibrate.method]
+    for stage in skip:
+        if stage not in SKIPPABLE:
+            raise RecipeError(
+                f"no stage {stage!r} to skip", fix=choose_one_of(stage, list(SKIPPABLE))
             )
-        load_tensors(model, tensors, at=part.weights)
-    return model.eval()
 
 
-def _open(part: DataPart, split: str) -> Data:
-    wanted = part.model_dump(exclude={"source"})
-    return open_source(part.source, Request(split=split, **wanted))
+@dataclass
+class _Job:
+    """One run on its way: what the stages before have made."""
 
+    recipe: Recipe
+    work: Path
+    skip: frozenset[str]
+    tell: Tell
+    progress: bool
+    model: nn.Module = field(init=False)
+    float_model: nn.Module = field(init=False)
+    train_data: Iterable[object] = field(init=False)
+    test_data: Iterable[object] = field(init=False)
+    example: Inputs = field(init=False)
+    stages: dict[str, Any] = field(default_factory=dict)
+    inserted: dict[str, InsertReport] = field(default_factory=dict)
+    exported: dict[str, ExportReport] = field(default_factory=dict)
+    validated: dict[str, ValidationReport] = field(default_factory=dict)
 
-def _go(
-    model: nn.Module,
-    recipe: Recipe,
-    train: Data,
-    test: Data,
-    work: Path,
-    tell: Tell,
-    progress: bool,
-) -> RunReport:
-    example = next(read(test)).inputs
-    tell("fuse        BatchNorms into the layers before them")
-    fused = fuse(model, example_inputs=example)
-    float_model = copy.deepcopy(model)
-    tell("insert      quantizers")
-    names = recipe.export.targets
-    insert(model, example, target=names[0], ignore=recipe.insert.ignore, only=recipe.insert.only)
-    tell(f"calibrate   {recipe.calibrate.method}")
-    chosen = recipe.calibrate
-    ranges = calibrate(
-        model, train, method=chosen.method, batches=chosen.batches, progress=progress
-    )
-    save_ranges(model, work / "ranges.safetensors")
+    def prepare(self) -> None:
+        """Model, weights and data; BatchNorms folded."""
+        recipe = self.recipe
+        self.tell(f"model        {recipe.model.factory}")
+        self.model = build(recipe.model, recipe.data.path)
+        wanted = recipe.data.model_dump(exclude={"source"})
+        self.train_data, self.test_data = (
+            open_source(recipe.data.source, Request(split=split, **wanted))
+            for split in ("train", "test")
+        )
+        self.example = next(read(self.test_data)).inputs
+        self.tell("fuse         BatchNorms into the layers before them")
+        self.stages["fuse"] = fuse(self.model, example_inputs=self.example)
+        self.float_model = copy.deepcopy(self.model)
 
-    def check(path: Path, **references: nn.Module) -> ValidationReport:
-        limit = recipe.validation.batches
-        found = validate(path, test, reference=references, batches=limit, progress=progress)
-        return replace(found, path=path.name)
+    def quantize(self) -> None:
+        """Quantizers and their ranges, for all targets at once."""
+        recipe, part = self.recipe, self.recipe.calibrate
+        self.tell("insert       quantizers")
+        insert(
+            self.model,
+            self.example,
+            target=recipe.export.targets[0],
+            ignore=recipe.insert.ignore,
+            only=recipe.insert.only,
+        )
+        self.tell(f"calibrate    {part.method}")
+        self.stages["calibrate"] = calibrate(
+            self.model,
+            self.train_data,
+            method=part.method,
+            batches=part.batches,
+            progress=self.progress,
+        )
+        save_ranges(self.model, self.work / "ranges.safetensors")
 
-    tell("export      float")
-    float_path = work / f"model.{FLOAT}.onnx"
-    opset = recipe.export.opset
-    save_onnx(to_onnx(float_model, example, opset=opset), float_path, opset=opset)
-    validation = {FLOAT: check(float_path, float=float_model)}
-    inserted, exported = {}, {}
-    for name in names:
-        tell(f"export      {name}, and validate in onnxruntime")
-        inserted[name] = retarget(model, name)
-        path = work / f"model.{name}.onnx"
-        exported[name] = replace(export_onnx(model, example, path, opset=opset), path=path.name)
-        validation[name] = check(path, fake_quant=model, float=float_model)
-    return RunReport(
-        recipe=recipe.name,
-        samples=validation[FLOAT].samples,
-        rows=tuple(
-            _summary(name, each, validation[FLOAT].bytes) for name, each in validation.items()
-        ),
-        fuse=fused,
-        insert=inserted,
-        calibrate=ranges,
-        export=exported,
-        validation=validation,
-    )
+    def analyze(self) -> None:
+        """What each layer's quantization costs, on the first target."""
+        part = self.recipe.sensitivity
+        if part is None or "sensitivity" in self.skip:
+            return
+        self.tell(f"sensitivity  {part.mode}, layer by layer")
+        found = sensitivity(
+            self.model,
+            self.train_data,
+            mode=part.mode,
+            batches=part.batches,
+            progress=self.progress,
+        )
+        found.to_csv(self.work / "sensitivity.csv")
+        self.stages["sensitivity"] = found
+
+    def export_float(self) -> None:
+        """The float model, to compare size, accuracy and latency with."""
+        self.tell("export       float")
+        path, opset = self.work / f"model.{FLOAT}.onnx", self.recipe.export.opset
+        save_onnx(to_onnx(self.float_model, self.example, opset=opset), path, opset=opset)
+        self._check(FLOAT, path, float=self.float_model)
+
+    def export(self, suffix: str = "") -> None:
+        """One file per target, run in onnxruntime."""
+        for target in self.recipe.export.targets:
+            name = target + suffix
+            self.tell(f"export       {name}, and validate in onnxruntime")
+            self.inserted[target] = retarget(self.model, target)
+            path = self.work / f"model.{name}.onnx"
+            done = export_onnx(self.model, self.example, path, opset=self.recipe.export.opset)
+            self.exported[name] = replace(done, path=path.name)
+            self._check(name, path, fake_quant=self.model, float=self.float_model)
+
+    def _check(self, name: str, path: Path, **references: nn.Module) -> None:
+        found = validate(
+            path,
+            self.test_data,
+            reference=references,
+            batches=self.recipe.validation.batches,
+            progress=self.progress,
+        )
+        self.validated[name] = replace(found, path=path.name)
+
+    def train(self) -> None:
+        """Fine-tune for one target, and export for all again."""
+        part = self.recipe.finetune
+        if part is None or "finetune" in self.skip:
+            return
+        target = part.target or self.recipe.export.targets[0]
+        self.tell(f"finetune     {part.epochs} epochs for {target}")
+        retarget(self.model, target)
+        learn, judge = split(self.train_data, part)
+        self.stages["finetune"] = finetune(
+            self.model,
+            learn,
+            judge,
+            loss=part.loss,
+            epochs=part.epochs,
+            lr=part.lr,
+            trainable=part.trainable,
+            optimizer=part.optimizer,
+            teacher=self.float_model if part.distill else None,
+            seed=self.recipe.seed,
+            progress=self.progress,
+            checkpoint=self.work / "qat.safetensors",
+        )
+        self.export(".qat")
+
+    def report(self) -> RunReport:
+        """Every record so far."""
+        float_bytes = self.validated[FLOAT].bytes
+        rows = (_summary(name, each, float_bytes) for name, each in self.validated.items())
+        return RunReport(
+            recipe=self.recipe.name,
+            samples=self.validated[FLOAT].samples,
+            rows=tuple(rows),
+            fuse=self.stages["fuse"],
+            insert=self.inserted,
+            calibrate=self.stages["calibrate"],
+            export=self.exported,
+            validation=self.validated,
+        )
+
+    def time(self, report: RunReport) -> LatencyReport | None:
+        """Every file once, in turn, on one thread and one row."""
+        if "latency" in self.skip:
+            return None
+        self.tell("latency      onnxruntime, one thread, batch 1")
+        files = {row.name: self.work / row.file for row in report.rows}
+        found = compare_latency(files, first_row(self.example), progress=self.progress)
+        found.to_json(self.work / "timings.json")
+        return found
+
+    def write(self, report: RunReport) -> None:
+        """report.json, manifest.json and the page."""
+        report.to_json(self.work / "report.json")
+        manifest = manifest_of(self.recipe, self.work)
+        (self.work / "manifest.json").write_text(to_json_text(manifest), encoding="utf-8")
+        if "report" in self.skip:
+            return
+        if importlib.util.find_spec("jinja2") is None:
+            self.tell("report       report.json only: for report.html, pip install 'qdq[report]'")
+            return
+        from qdq.report.page import render
+
+        self.tell("report       report.html")
+        (self.work / "report.html").write_text(render(report, manifest), encoding="utf-8")
 
 
 def _summary(name: str, found: ValidationReport, float_bytes: int) -> SummaryRow:
@@ -193,65 +292,3 @@ def _summary(name: str, found: ValidationReport, float_bytes: int) -> SummaryRow
         integer_layers=found.integer_layers,
         layers=found.layers,
     )
-
-
-def _first_row(inputs: Any) -> Inputs:
-    """The same nest of tensors with one row each."""
-    if isinstance(inputs, dict):
-        return {key: _first_row(value) for key, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return tuple(_first_row(value) for value in inputs)
-    return inputs[:1]  # type: ignore[no-any-return]
-
-
-def _write_report(report: RunReport, recipe: Recipe, work: Path, tell: Tell) -> None:
-    report.to_json(work / "report.json")
-    manifest = _manifest(recipe, work)
-    (work / "manifest.json").write_text(to_json_text(manifest), encoding="utf-8")
-    if importlib.util.find_spec("jinja2") is None:
-        tell("report      report.json only: for report.html, pip install 'qdq[report]'")
-        return
-    from qdq.report.page import render
-
-    tell("report      report.html")
-    (work / "report.html").write_text(render(report, manifest), encoding="utf-8")
-
-
-def _manifest(recipe: Recipe, work: Path) -> dict[str, object]:
-    """What was run with what, and the hashes of what came out."""
-    packages = ("torch", "onnx", "onnx-graphsurgeon", "onnxruntime", "numpy")
-    versions = {"python": platform.python_version(), "qdq": version()}
-    files = sorted(path for path in work.iterdir() if path.name != "timings.json")
-    return {
-        "recipe": recipe.model_dump(mode="json", by_alias=True),
-        "versions": versions | {name: installed(name) for name in packages},
-        "machine": platform.machine(),
-        "sha256": {path.name: _sha256(path) for path in files},
-    }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` whose files move into it once the block has ended well."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists() and not out.is_dir():
-            raise NotADirectoryError(20, "there is a file of that name")
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise InputError(
-            f"cannot write the output folder: {error.strerror}",
-            at=str(out),
-            fix="pass --out with a folder that you may write to",
-        ) from error
-    try:
-        yield work
-        out.mkdir(exist_ok=True)
-        for file in sorted(work.iterdir()):
-            file.replace(out / file.name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

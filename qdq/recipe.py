@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -58,6 +58,27 @@ class ExportPart(_Part):
     opset: Annotated[int, Field(description="13..17")] = 13
 
 
+class SensitivityPart(_Part):
+    """Which layers suffer; leave the table out to skip it."""
+
+    mode: Annotated[Literal["one_on", "one_off"], Field(description="one_on or one_off")] = "one_on"
+    batches: Annotated[int | None, Field(ge=1, description="of the train split; all")] = 4
+
+
+class FinetunePart(_Part):
+    """Training with quantizers on; leave the table out to skip it."""
+
+    epochs: Annotated[int, Field(ge=1)] = 1
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    loss: Annotated[str, Field(description="cross_entropy")] = "cross_entropy"
+    optimizer: Annotated[str, Field(description="sgd or adamw")] = "sgd"
+    trainable: Annotated[tuple[str, ...], Field(description="parameters that learn")] = ("*",)
+    target: Annotated[str | None, Field(description="simulated; the first to export")] = None
+    distill: Annotated[bool, Field(description="learn from the float model too")] = False
+    batches: Annotated[int | None, Field(ge=1, description="of the train split; all")] = None
+    val_batches: Annotated[int, Field(ge=0, description="last ones kept to judge epochs by")] = 8
+
+
 class ValidatePart(_Part):
     """What the files are tried on."""
 
@@ -74,7 +95,9 @@ class Recipe(_Part):
     data: DataPart
     insert: InsertPart = InsertPart()
     calibrate: CalibratePart = CalibratePart()
+    sensitivity: SensitivityPart | None = None
     export: ExportPart = ExportPart()
+    finetune: FinetunePart | None = None
     validation: Annotated[ValidatePart, Field(alias="validate")] = ValidatePart()
 
     def replaced(self, values: Mapping[str, object]) -> "Recipe":

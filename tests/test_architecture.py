@@ -22,7 +22,7 @@ FLOORS = (
     ("export",),
     ("validation",),
     ("analysis", "training"),
-    ("recipe", "pipeline"),
+    ("recipe", "staging", "loading", "pipeline"),
     ("cli",),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

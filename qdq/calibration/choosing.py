@@ -11,7 +11,7 @@ from qdq.data import call, device_of, length, numbered, take_apart, to_device
 from qdq.errors import CalibrationError, StepError
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.switches import quantizers
-from qdq.nn import TensorQuantizer
+from qdq.nn import TensorQuantizer, callsites
 from qdq.numerics.histogram import Histogram
 from qdq.numerics.thresholds import METHODS
 from qdq.progress import track
@@ -83,8 +83,12 @@ def choose_ranges(model: nn.Module, method: str) -> CalibrationReport:
     return _choose(model, method, 0)
 
 
-def _choose(model: nn.Module, method: str, batches: int) -> CalibrationReport:
-    choose = METHODS[method]
+def histograms_of(model: nn.Module) -> dict[str, Histogram]:
+    """What the last `calibrate` counted, by site.
+
+    Raises:
+        StepError: the model was not calibrated in this process.
+    """
     histograms: dict[str, Histogram] | None = getattr(model, _HISTOGRAMS, None)
     if histograms is None:
         raise StepError(
@@ -92,6 +96,11 @@ def _choose(model: nn.Module, method: str, batches: int) -> CalibrationReport:
             at=type(model).__name__,
             fix="call qdq.calibrate(model, data) first",
         )
+    return histograms
+
+
+def _choose(model: nn.Module, method: str, batches: int) -> CalibrationReport:
+    choose, histograms = METHODS[method], histograms_of(model)
     sites = _activations(model)
     unseen = [site for site, q in sites.items() if site not in histograms and q.on]
     if unseen:
@@ -120,6 +129,9 @@ def _observed(model: nn.Module, collector: Collector) -> Iterator[None]:
         for quantizer in sites:
             quantizer.observer = collector.observe
         yield
+    except BaseException:
+        callsites.reset()
+        raise
     finally:
         for quantizer in sites:
             quantizer.observer = None

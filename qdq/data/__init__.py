@@ -3,6 +3,7 @@
 from qdq.data.batches import (
     Batch,
     Inputs,
+    Window,
     call,
     device_of,
     length,
@@ -16,6 +17,7 @@ from qdq.data.batches import (
 __all__ = [
     "Batch",
     "Inputs",
+    "Window",
     "call",
     "device_of",
     "length",

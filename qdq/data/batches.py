@@ -90,6 +90,30 @@ def length(data: Iterable[object], limit: int | None = None) -> int | None:
     return known if limit is None or known is None else min(known, limit)
 
 
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Some consecutive batches of data that can be read again and again.
+
+    Attributes:
+        data: all batches.
+        start: number of the first.
+        stop: number after the last; None for all the rest.
+    """
+
+    data: Iterable[object]
+    start: int
+    stop: int | None
+
+    def __len__(self) -> int:
+        known = length(self.data)
+        if known is None:
+            raise TypeError("these batches have no length")
+        return len(range(*slice(self.start, self.stop).indices(known)))
+
+    def __iter__(self) -> Iterator[object]:
+        return itertools.islice(iter(self.data), self.start, self.stop)
+
+
 def take_apart(batch: object, index: int = 0) -> Batch:
     """A batch of any allowed form as inputs and target.
 

@@ -4,10 +4,11 @@ Images come as float32 (N, C, H, W) in 0..1, less the mean and over the deviatio
 for; they are decoded batch by batch, so that memory holds what the files hold.
 """
 
-import gzip
 import io
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qdq.data.batches import first_line
+from qdq.data.files import read_idx, read_npy, read_npz
 from qdq.data.sources import SOURCES, Request
 from qdq.errors import InputError
 
 Pixels: TypeAlias = NDArray[np.uint8]  # (H, W, C) or (H, W)
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-_LARGEST_IDX = 1 << 30  # bytes, unpacked
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,29 +33,34 @@ class ImageBatches:
 
     Attributes:
         read: index -> one image, uint8 (H, W) or (H, W, C); all of one shape.
-        labels: (N,) int64.
+        count: N.
+        labels: (N,) int64; None where there are none, and then a batch is (images,).
         request: batch size, mean and deviation.
     """
 
     read: Callable[[int], Pixels]
-    labels: NDArray[np.int64]
+    count: int
+    labels: NDArray[np.int64] | None
     request: Request
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.request.batch_size)
+        return -(-self.count // self.request.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         size = self.request.batch_size
-        for start in range(0, len(self.labels), size):
-            rows = range(start, min(start + size, len(self.labels)))
+        for start in range(0, self.count, size):
+            rows = range(start, min(start + size, self.count))
             images = [self.read(index) for index in rows]
             if len({image.shape for image in images}) > 1:
                 raise InputError(
                     f"images {start} to {rows.stop - 1} are not all of one size",
                     fix="write size = 224, or whatever the model takes, into [data]",
                 )
-            labels = torch.from_numpy(self.labels[rows.start : rows.stop])
-            yield normalize(np.stack(images), self.request), labels
+            x = normalize(np.stack(images), self.request)
+            if self.labels is None:
+                yield (x,)
+            else:
+                yield x, torch.from_numpy(self.labels[rows.start : rows.stop])
 
 
 def normalize(images: Pixels, request: Request) -> Tensor:
@@ -109,15 +115,20 @@ def mnist(request: Request) -> ImageBatches:
     if packed.is_file():
         return _arrays(packed, request)
     stem = "t10k" if request.split == "test" else "train"
-    images = _idx(folder, f"{stem}-images-idx3-ubyte", 3)
-    labels = _idx(folder, f"{stem}-labels-idx1-ubyte", 1)
+    images = read_idx(folder, f"{stem}-images-idx3-ubyte", 3)
+    labels = read_idx(folder, f"{stem}-labels-idx1-ubyte", 1)
     return _in_memory(images, labels, request, folder)
 
 
 @SOURCES.add("arrays")
 def arrays(request: Request) -> ImageBatches:
-    """A .npz with `images` uint8 (N, H, W[, C]) and `labels`, or a folder with one per split."""
+    """A .npz with `images` uint8 (N, H, W[, C]) and `labels`, or a folder with one per split.
+
+    A .npy holds images without labels.
+    """
     path = _root(request)
+    if path.suffix == ".npy":
+        return _in_memory(read_npy(path), None, request, path)
     if path.is_dir():
         path = path / f"{request.split}.npz"
     return _arrays(path, request)
@@ -133,7 +144,7 @@ def folder(request: Request) -> ImageBatches:
     path = _root(request)
     root = path / request.split if (path / request.split).is_dir() else path
     entries = list(root.iterdir()) if root.is_dir() else []
-    kinds = sorted(entry.name for entry in entries if entry.is_dir())
+    kinds = sorted(each.name for each in entries if each.is_dir() and each.name[0] != ".")
     found = [
         (file, number)
         for number, kind in enumerate(kinds)
@@ -152,7 +163,7 @@ def folder(request: Request) -> ImageBatches:
         file, _ = found[index]
         return decode(file.read_bytes(), file, request.size)
 
-    return ImageBatches(read, labels, request)
+    return ImageBatches(read, len(found), labels, request)
 
 
 def decode(content: bytes, name: object, size: int | None = None) -> Pixels:
@@ -164,7 +175,8 @@ def decode(content: bytes, name: object, size: int | None = None) -> Pixels:
         size: side of the middle square to cut out; None: as it is.
 
     Raises:
-        InputError: it cannot be decoded, or Pillow is not installed.
+        InputError: it cannot be decoded, claims more pixels than Pillow thinks safe, or Pillow is
+            not installed.
     """
     try:
         from PIL import Image
@@ -173,14 +185,23 @@ def decode(content: bytes, name: object, size: int | None = None) -> Pixels:
             "images are decoded by Pillow, which is not installed", fix="pip install 'qdq[demo]'"
         ) from error
     try:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content)).convert("RGB")
     except Exception as error:
         raise InputError(
             f"this is no image: {first_line(error)}", at=str(name), fix="remove or replace it"
         ) from error
     if size is not None:
         ratio = size * 256 / 224 / min(image.size)
-        image = image.resize((round(image.width * ratio), round(image.height * ratio)))
+        width, height = round(image.width * ratio), round(image.height * ratio)
+        if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise InputError(
+                f"{image.width}x{image.height} is too narrow to be cut to {size}x{size}",
+                at=str(name),
+                fix="remove or replace it",
+            )
+        image = image.resize((width, height))
         left, top = (image.width - size) // 2, (image.height - size) // 2
         image = image.crop((left, top, left + size, top + size))
     return np.asarray(image)
@@ -207,25 +228,12 @@ def _find(request: Request, kind: str, name: str) -> Path:
     )
 
 
-def _npz(path: Path, keys: Sequence[str]) -> list[NDArray[Any]]:
-    """Arrays of a .npz; pickled ones are refused."""
-    if not path.is_file():
-        raise InputError("there is no such file", at=str(path), fix="check --data")
-    try:
-        with np.load(path, allow_pickle=False) as pack:
-            return [pack[key] for key in keys]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(
-            f"this is no .npz with {' and '.join(keys)}: {first_line(error)}",
-            at=str(path),
-            fix="write it with np.savez(path, " + ", ".join(f"{key}=..." for key in keys) + ")",
-        ) from error
-
-
 def _pack(path: Path, request: Request, *, step: int = 1) -> ImageBatches:
     """A .npz of encoded images end to end: `blob`, `offsets` (N + 1,), `labels` (N,)."""
-    blob, offsets, labels = _npz(path, ("blob", "offsets", "labels"))
-    if len(offsets) != len(labels) + 1 or np.any(np.diff(offsets) < 0) or offsets[-1] > len(blob):
+    blob, offsets, labels = read_npz(path, ("blob", "offsets", "labels"))
+    flat = blob.ndim == offsets.ndim == 1 and blob.dtype == np.uint8 and offsets.dtype.kind in "iu"
+    ends = [0, *offsets.tolist(), len(blob)] if flat else []  # as Python's: unsigned ones wrap
+    if sorted(ends) != ends or len(offsets) != len(labels) + 1 or not flat:
         raise InputError(
             "offsets and labels of this pack do not fit", at=str(path), fix="get it anew"
         )
@@ -236,44 +244,34 @@ def _pack(path: Path, request: Request, *, step: int = 1) -> ImageBatches:
         row = chosen[index]
         return decode(content[offsets[row] : offsets[row + 1]], f"{path}, image {row}")
 
-    return ImageBatches(read, labels[chosen].astype(np.int64), request)
+    return ImageBatches(read, len(chosen), _whole(labels, path)[chosen], request)
 
 
 def _arrays(path: Path, request: Request) -> ImageBatches:
-    images, labels = _npz(path, ("images", "labels"))
+    images, labels = read_npz(path, ("images", "labels"))
     return _in_memory(images, labels, request, path)
 
 
 def _in_memory(
-    images: NDArray[Any], labels: NDArray[Any], request: Request, at: Path
+    images: NDArray[Any], labels: NDArray[Any] | None, request: Request, at: Path
 ) -> ImageBatches:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
+    unfit = labels is not None and labels.shape != images.shape[:1]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or unfit:
+        beside = "" if labels is None else f" and labels {labels.shape}"
         raise InputError(
-            f"images are {images.dtype} {images.shape} and labels {labels.shape}",
+            f"images are {images.dtype} {images.shape}{beside}",
             at=str(at),
             fix="store images as uint8 (N, H, W) or (N, H, W, C), and one label for each",
         )
-    return ImageBatches(lambda index: images[index], labels.astype(np.int64), request)
+    numbers = None if labels is None else _whole(labels, at)
+    return ImageBatches(lambda index: images[index], len(images), numbers, request)
 
 
-def _idx(folder: Path, name: str, rank: int) -> Pixels:
-    """One of MNIST's original files, gzipped or not: magic number, sizes, bytes."""
-    plain, zipped = folder / name, folder / f"{name}.gz"
-    path = plain if plain.is_file() else zipped
-    if not path.is_file():
+def _whole(labels: NDArray[Any], at: Path) -> NDArray[np.int64]:
+    if labels.dtype.kind not in "iu":
         raise InputError(
-            f"there is neither {name} nor {name}.gz here",
-            at=str(folder),
-            fix="point --data at the folder with MNIST's files",
+            f"labels are {labels.dtype}, not whole numbers",
+            at=str(at),
+            fix="store the number of each image's class",
         )
-    try:
-        with gzip.open(path) if path == zipped else path.open("rb") as file:
-            content = file.read(_LARGEST_IDX)
-        magic, *shape = np.frombuffer(content[: 4 + 4 * rank], ">i4").tolist()
-        if magic != 0x800 + rank:
-            raise ValueError(f"its magic number is {magic}")
-        return np.frombuffer(content[4 + 4 * rank :], np.uint8).reshape(shape)
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(
-            f"this is no idx file of MNIST: {first_line(error)}", at=str(path), fix="get it anew"
-        ) from error
+    return labels.astype(np.int64)

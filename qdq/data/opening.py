@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import qdq.data.images  # noqa: F401 - it registers its sources
 from qdq.data.sources import SOURCES, Request, call_named
 
+__all__ = ["SOURCES", "open_source"]
+
 
 def open_source(name: str, request: Request) -> Iterable[object]:
     """The batches of a source, as often as one likes to iterate.

@@ -27,6 +27,9 @@ class Request:
         mean: per channel, taken from images in 0..1.
         std: per channel, images are divided by it.
         size: side of the square that images of a folder are cut to.
+
+    Raises:
+        InputError: another split, or a batch without rows.
     """
 
     split: str
@@ -35,6 +38,12 @@ class Request:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "test"):
+            raise InputError(f"no split {self.split!r}", fix="ask for 'train' or 'test'")
+        if self.batch_size < 1:
+            raise InputError(f"batches of {self.batch_size} rows", fix="pass batch_size=1 or more")
 
 
 Source: TypeAlias = Callable[[Request], Iterable[object]]

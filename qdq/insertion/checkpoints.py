@@ -2,10 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
@@ -15,8 +12,9 @@ from qdq.insertion.placing import Insertion, insertion_of, settle
 from qdq.insertion.replacing import attach
 from qdq.insertion.switches import quantizers
 from qdq.insertion.undo import all_or_nothing
+from qdq.insertion.weights import load_tensors, read_tensors, write_tensors
 from qdq.nn.twins import TWINS
-from qdq.records.base import plain, to_json_text, written_whole
+from qdq.records.base import plain, to_json_text
 from qdq.records.decisions import Decision
 from qdq.sites import CALL_SITES, owner
 from qdq.targets import Target
@@ -142,58 +140,3 @@ def _read_metadata(metadata: dict[str, str], path: str | os.PathLike[str]) -> _S
             at=str(path),
             fix="for float weights call model.load_state_dict(safetensors.torch.load_file(path))",
         ) from error
-
-
-def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; InputError if it is none."""
-    if not Path(path).is_file():
-        raise InputError("there is no such file", at=str(path), fix="check the path")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except Exception as error:
-        raise InputError(
-            f"this is no safetensors file: {error}",
-            at=str(path),
-            fix="save weights with safetensors.torch.save_file(model.state_dict(), path)",
-        ) from error
-
-
-def write_tensors(
-    path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]
-) -> None:
-    """Write a safetensors file, whole or not at all; equal tensors give equal bytes."""
-    own = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    content = safetensors.torch.save(own, metadata)
-    with written_whole(Path(path)) as temporary:
-        temporary.write_bytes(content)
-
-
-def load_tensors(model: nn.Module, tensors: dict[str, Tensor], *, at: str) -> None:
-    """`load_state_dict`, strictly, after a check that cannot leave the model half loaded.
-
-    Only the counters of BatchNorms, which eval mode never reads, may be missing.
-
-    Raises:
-        InputError: a tensor is missing, left over, or of another shape.
-    """
-    wanted = model.state_dict()
-    ranges = {name for name in tensors if name.endswith(("._amin", "._amax"))}
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    missing = sorted(set(wanted) - set(tensors) - counters)
-    extra = sorted(set(tensors) - set(wanted) - ranges)
-    shapes = [
-        f"{name} is {tuple(tensors[name].shape)} in the file and {tuple(held.shape)} in the model"
-        for name, held in wanted.items()
-        if name in tensors and name not in ranges and tensors[name].shape != held.shape
-    ]
-    for what, names in (("lacks", missing), ("has besides the model's own", extra), ("", shapes)):
-        if names:
-            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
-            raise InputError(
-                f"the weights do not fit this {type(model).__name__}: "
-                + (f"the file {what} {shown}" if what else shown),
-                at=at,
-                fix="use the weights of this architecture",
-            )
-    model.load_state_dict({name: wanted[name] for name in counters} | tensors, strict=True)

@@ -183,8 +183,7 @@ def fake_quantize(x: Tensor, grid: QParams) -> Tensor:
     wide = _wide(x)
     rounded = _round_to_grid(wide, grid.scale, *_end_steps(grid)).to(x.dtype)
     if x.requires_grad and torch.is_grad_enabled():
-        inside = (wide >= grid.amin).logical_and_(wide <= grid.amax)
-        return _StraightThrough.apply(x, rounded, inside)  # type: ignore[no-any-return, no-untyped-call]
+        return _StraightThrough.apply(x, rounded, _inside(wide, grid))  # type: ignore[no-any-return, no-untyped-call]
     return rounded
 
 
@@ -218,7 +217,7 @@ class _StraightThrough(torch.autograd.Function):
     ) -> tuple[Tensor, None, None]:
         """Gradient of x."""
         saved = ctx.saved_tensors  # type: ignore[attr-defined]
-        return (grads[0] * saved[0] if saved else grads[0]), None, None
+        return (torch.where(saved[0], grads[0], 0) if saved else grads[0]), None, None
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -235,8 +234,24 @@ def _round_to_grid(x: Tensor, scale: Tensor, low: Tensor | float, high: Tensor |
     return torch.div(x, scale).round_().clamp_(low, high).mul_(scale)  # type: ignore[arg-type]
 
 
+def _inside(x: Tensor, grid: QParams) -> Tensor:
+    """bool: where amin <= x <= amax, in as few passes over x as can be; nowhere for NaN."""
+    if grid.spec.symmetric and grid.spec.signed:  # amin = -amax
+        return x.abs() <= grid.amax
+    return (x >= grid.amin).logical_and_(x <= grid.amax)
+
+
 def _end_steps(grid: QParams) -> tuple[Tensor | float, Tensor | float]:
-    """Lowest and highest whole number of steps from 0.0."""
+    """Lowest and highest whole number of steps from 0.0.
+
+    Numbers where they can be had for nothing: clamping to tensors is not vectorized on the CPU,
+    and costs twice as much as all of the rounding. From a GPU a number would have to be waited for.
+    """
+    low, high = grid.spec.qmin, grid.spec.qmax
     if grid.spec.symmetric:
-        return float(grid.spec.qmin), float(grid.spec.qmax)
-    return grid.spec.qmin - grid.zero_point, grid.spec.qmax - grid.zero_point
+        return float(low), float(high)
+    point = grid.zero_point
+    if point.dim() == 0 and point.device.type == "cpu" and not torch.compiler.is_compiling():
+        number = point.item()
+        return low - number, high - number
+    return low - point, high - point

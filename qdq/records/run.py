@@ -6,6 +6,9 @@ from qdq.records.base import Record
 from qdq.records.calibration import CalibrationReport
 from qdq.records.decisions import FuseReport, InsertReport
 from qdq.records.export import ExportReport
+from qdq.records.pictures import SitePicture
+from qdq.records.ranking import SensitivityReport
+from qdq.records.training import FinetuneReport
 from qdq.records.validation import ValidationReport
 
 
@@ -51,6 +54,9 @@ class RunReport(Record):
         calibrate: ranges.
         export: files.
         validation: comparisons.
+        sensitivity: what each layer's quantization costs; None where it was not measured.
+        finetune: how the weights were trained; None where they were not.
+        pictures: one per activation site; empty where none were made.
     """
 
     recipe: str
@@ -61,3 +67,6 @@ class RunReport(Record):
     calibrate: CalibrationReport
     export: dict[str, ExportReport]
     validation: dict[str, ValidationReport]
+    sensitivity: SensitivityReport | None = None
+    finetune: FinetuneReport | None = None
+    pictures: tuple[SitePicture, ...] = ()

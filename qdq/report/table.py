@@ -10,20 +10,21 @@ from qdq.records.run import RunReport
 from qdq.records.validation import LatencyReport
 
 
-def show(report: RunReport, latency: LatencyReport, folder: Path) -> None:
+def show(report: RunReport, latency: LatencyReport | None, folder: Path) -> None:
     """Print one line per model, what to know about it, and where the files are."""
     console = Console(highlight=False, markup=False)
     console.print(summary_table(report, latency))
-    for found in report.validation.values():
-        if found.note:
-            console.print(f"{found.target}: {found.note}", style="dim")
-    slower = [row.name for row in latency.rows[1:] if row.ratio > 1.0]
+    notes = {found.target: found.note for found in report.validation.values() if found.note}
+    for target, note in notes.items():
+        console.print(f"{target}: {note}", style="dim")
+    times = latency.rows if latency else ()
+    slower = [row.name for row in times[1:] if row.ratio > 1.0]
     if slower:
         console.print(f"slower than float on this machine: {', '.join(slower)}", style="dim")
     console.print(f"files: {folder}")
 
 
-def summary_table(report: RunReport, latency: LatencyReport) -> Table:
+def summary_table(report: RunReport, latency: LatencyReport | None) -> Table:
     """One row for the float model and one per target: accuracy, distance, size, latency."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.title = f"{report.recipe}: {report.samples} test samples"
@@ -41,9 +42,9 @@ def summary_table(report: RunReport, latency: LatencyReport) -> Table:
     )
     for heading in headings:
         table.add_column(heading, justify="right")
-    times = {row.name: row for row in latency.rows}
+    times = {row.name: row for row in latency.rows} if latency else {}
     for row in report.rows:
-        time = times[row.name]
+        time = times.get(row.name)
         table.add_row(
             row.name,
             _percent(row.torch),
@@ -52,8 +53,8 @@ def summary_table(report: RunReport, latency: LatencyReport) -> Table:
             "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
             f"{row.bytes / 1024:.1f}",
             f"{row.size_ratio:.3f}",
-            f"{time.median_ms * 1000:.0f}",
-            f"{time.ratio:.2f}",
+            "" if time is None else f"{time.median_ms * 1000:.0f}",
+            "" if time is None else f"{time.ratio:.2f}",
             f"{row.integer_layers}/{row.layers}",
         )
     return table

@@ -10,6 +10,7 @@ from qdq.data import device_of
 from qdq.errors import CalibrationError, InputError
 from qdq.insertion.placing import insertion_of
 from qdq.insertion.switches import quantizers
+from qdq.nn import callsites
 from qdq.records.training import FinetuneReport
 from qdq.sites import Patterns
 from qdq.training.judging import Judge, make_judge, peek
@@ -148,9 +149,11 @@ def _learn(lessons: Lessons, judge: Judge, keeper: Keeper, device: torch.device)
         run(lessons, device)
         keeper.finish()
     except KeyboardInterrupt:
+        callsites.reset()
         keeper.put_back_best()
         raise
     except BaseException:
+        callsites.reset()
         keeper.put_back_before()
         raise
     return before

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from qdq.data import Inputs, tensors_of
+from qdq.progress import track
 from qdq.records.validation import LatencyReport, LatencyRow
 from qdq.validation.running import feed, session
 
@@ -17,6 +18,7 @@ def compare_latency(
     *,
     runs: int = 200,
     threads: int = 1,
+    progress: bool = True,
 ) -> LatencyReport:
     """Run each file once, in turn, `runs` times over.
 
@@ -27,11 +29,13 @@ def compare_latency(
         inputs: of one batch.
         runs: counted runs of each, after a tenth as many to warm up.
         threads: of each session.
+        progress: show a bar on a terminal.
     """
     opened = [(session(path, threads=threads)) for path in paths.values()]
     feeds = [feed(each, inputs) for each in opened]
     times = np.empty((runs, len(opened)))
-    for run in range(-max(1, runs // 10), runs):
+    rounds = range(-max(1, runs // 10), runs)
+    for run in track(rounds, "timing", total=len(rounds), shown=progress):
         for column, (each, arrays) in enumerate(zip(opened, feeds, strict=True)):
             start = time.perf_counter()
             each.run(None, arrays)

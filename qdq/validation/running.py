@@ -13,6 +13,7 @@ from torch import nn
 
 from qdq.data import Inputs, call, device_of, tensors_of, to_device
 from qdq.errors import GraphError, InputError
+from qdq.nn import callsites
 
 Runner: TypeAlias = Callable[[Inputs], list[NDArray[Any]]]
 
@@ -22,10 +23,13 @@ def torch_runner(model: nn.Module) -> Runner:
     device = device_of(model)
 
     def run(inputs: Inputs) -> list[NDArray[Any]]:
-        with torch.no_grad():
-            return [
-                t.float().cpu().numpy() for t in tensors_of(call(model, to_device(inputs, device)))
-            ]
+        try:
+            with torch.no_grad():
+                outputs = tensors_of(call(model, to_device(inputs, device)))
+        except BaseException:
+            callsites.reset()
+            raise
+        return [t.float().cpu().numpy() for t in outputs]
 
     return run
 
