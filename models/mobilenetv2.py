@@ -126,6 +126,18 @@ def load_mobilenet_v2_tf(path: str | os.PathLike[str]) -> MobileNetV2:
     return model
 
 
+def load_mobilenet_v2_tf_classes(path: str | os.PathLike[str]) -> MobileNetV2:
+    """`load_mobilenet_v2_tf` without its background output: (N, 1000), numbered as ImageNet's."""
+    model = load_mobilenet_v2_tf(path)
+    whole = model.classifier[1]
+    head = nn.Linear(whole.in_features, whole.out_features - 1).eval()
+    with torch.no_grad():
+        head.weight.copy_(whole.weight[1:])
+        head.bias.copy_(whole.bias[1:])
+    model.classifier[1] = head
+    return model
+
+
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The layers with weights, in the order of the forward."""
     kinds = (nn.Conv2d, nn.Linear)

@@ -16,25 +16,42 @@ from qdq.staging import sha256
 
 
 def build(part: ModelPart, root: str) -> nn.Module:
-    """The float model with its weights, in eval mode."""
-    model = call_named(part.factory, what="model factory")
+    """The float model with its weights, in eval mode.
+
+    Args:
+        part: of the recipe.
+        root: what `$QDQ_DATA` stands for in the path of the weights; "": the variable's value.
+
+    Raises:
+        InputError: the factory fails or makes no module, or the weights are not there, are not
+            the recipe's, or do not fit.
+    """
+    path = None if part.weights is None else _expanded(part.weights, root)
+    if path is not None:
+        _refuse_other(path, part.sha256)
+    given = (str(path),) if part.factory_loads else ()
+    model = call_named(part.factory, *given, what="model factory")
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model factory {part.factory!r} gave a {type(model).__name__}",
             fix="let it return a torch.nn.Module",
         )
-    if part.weights is not None:
-        path = _expanded(part.weights, root)
-        tensors = read_weights(path)
-        digest = sha256(path)
-        if part.sha256 not in (None, digest):
-            raise InputError(
-                f"the weights are not the recipe's: their sha256 is {digest}",
-                at=str(path),
-                fix="restore the file, or write its sha256 into the recipe",
-            )
-        load_tensors(model, tensors, at=str(path))
+    if path is not None and not part.factory_loads:
+        load_tensors(model, read_weights(path), at=str(path))
     return model.eval()
+
+
+def _refuse_other(path: Path, digest: str | None) -> None:
+    """InputError unless the file is there and, where the recipe says so, has this sha256."""
+    if not path.is_file():
+        raise InputError("there is no such file", at=str(path), fix="check the path")
+    found = sha256(path)
+    if digest not in (None, found):
+        raise InputError(
+            f"the weights are not the recipe's: their sha256 is {found}",
+            at=str(path),
+            fix="restore the file, or write its sha256 into the recipe",
+        )
 
 
 def _expanded(path: str, root: str) -> Path:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from qdq.analysis.measuring import sensitivity
-from qdq.calibration.choosing import calibrate
+from qdq.calibration.choosing import calibrate, histograms_of
 from qdq.data import Inputs, read
 from qdq.data.opening import open_source
 from qdq.data.sources import Request
@@ -30,9 +30,11 @@ from qdq.recipe import Recipe
 from qdq.records.base import to_json_text
 from qdq.records.decisions import InsertReport
 from qdq.records.export import ExportReport
+from qdq.records.pictures import SitePicture
 from qdq.records.run import RunReport, SummaryRow
 from qdq.records.validation import LatencyReport, ValidationReport
 from qdq.registry import choose_one_of
+from qdq.report.pictures import picture
 from qdq.staging import manifest_of, staged
 from qdq.targets import get
 from qdq.training.finetuning import finetune
@@ -104,6 +106,8 @@ def _refuse_misspelled(recipe: Recipe, skip: Collection[str]) -> None:
     """A wrong name must not cost a calibration."""
     for name in recipe.export.targets:
         get(name)
+    if recipe.finetune is not None and recipe.finetune.target is not None:
+        get(recipe.finetune.target)
     METHODS[recipe.calibrate.method]
     for stage in skip:
         if stage not in SKIPPABLE:
@@ -249,6 +253,17 @@ class _Job:
             calibrate=self.stages["calibrate"],
             export=self.exported,
             validation=self.validated,
+            sensitivity=self.stages.get("sensitivity"),
+            finetune=self.stages.get("finetune"),
+            pictures=() if "report" in self.skip else self._pictures(),
+        )
+
+    def _pictures(self) -> tuple[SitePicture, ...]:
+        """Per activation site what it saw, and where each method would clip it."""
+        ranges, histograms = self.stages["calibrate"], histograms_of(self.model)
+        return tuple(
+            picture(row.site, histograms[row.site], ranges.method, held=(row.amin, row.amax))
+            for row in ranges.rows
         )
 
     def time(self, report: RunReport) -> LatencyReport | None:

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,8 +22,11 @@ class ModelPart(_Part):
     """Where the float model comes from."""
 
     factory: Annotated[str, Field(description="package.module:function that builds the model")]
-    weights: Annotated[str | None, Field(description="a safetensors file")] = None
+    weights: Annotated[str | None, Field(description="a .safetensors or .npz file")] = None
     sha256: Annotated[str | None, Field(description="of the weights file")] = None
+    factory_loads: Annotated[
+        bool, Field(description="the factory takes the path of the weights and loads them itself")
+    ] = False
 
 
 class DataPart(_Part):
@@ -184,7 +187,14 @@ def _known(parents: list[str]) -> list[str]:
     part: type[BaseModel] = Recipe
     for parent in parents:
         field = next((f for n, f in part.model_fields.items() if parent in (n, f.alias)), None)
-        if field is None or not isinstance(field.annotation, type):
+        tables = [] if field is None else _tables(field.annotation)
+        if not tables:
             return []
-        part = field.annotation
+        part = tables[0]
     return sorted(field.alias or name for name, field in part.model_fields.items())
+
+
+def _tables(annotation: object) -> list[type[BaseModel]]:
+    """The kind of table an annotation stands for, also one that may be left out."""
+    kinds = get_args(annotation) or (annotation,)
+    return [each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel)]

@@ -21,6 +21,7 @@ batch_size = 4
 ignore = [{ignore}]
 [calibrate]
 method = "{method}"
+{more}
 [export]
 targets = ["{target}"]
 opset = {opset}
@@ -83,6 +84,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             "method": "max",
             "target": "onnxruntime",
             "opset": 13,
+            "more": "",
         }
         (tmp_path / "my.toml").write_text(RECIPE.format(**{**whole, **changes}), encoding="utf-8")
         with pytest.raises(SystemExit) as ended:
@@ -188,6 +190,41 @@ WRONG = {
         "PolicyError: nothing is left to quantize",
         "replaces layers of exactly these types: ",
     ),
+    "an unknown mode": (
+        {"more": '[sensitivity]\nmode = "one"'},
+        "RecipeError: sensitivity.mode = 'one': input should be 'one_on' or 'one_off'",
+        "correct the value",
+    ),
+    "an unknown key of a new table": (
+        {"more": "[finetune]\nepoch = 1"},
+        "RecipeError: unknown key 'finetune.epoch'",
+        "did you mean 'epochs'?",
+    ),
+    "no epochs": (
+        {"more": "[finetune]\nepochs = 0"},
+        "RecipeError: finetune.epochs = 0",
+        "correct the value",
+    ),
+    "an unknown loss": (
+        {"more": '[finetune]\nloss = "mse"\nval_batches = 1'},
+        "RegistryError: no loss 'mse'",
+        "known: ",
+    ),
+    "a trainable pattern that fits nothing": (
+        {"more": '[finetune]\ntrainable = ["convv"]\nval_batches = 1'},
+        "PolicyError: trainable pattern 'convv' fits nothing",
+        "there is: ",
+    ),
+    "too many batches for validation": (
+        {"more": "[finetune]\nval_batches = 2"},
+        "InputError: finetune.val_batches=2 leaves nothing to train on",
+        "val_batches = 0",
+    ),
+    "a target that is not there to train for": (
+        {"more": '[finetune]\ntarget = "tensort"'},
+        "RegistryError: no target 'tensort'",
+        "'tensorrt'",
+    ),
     "an old opset": ({"opset": 12}, "ExportError: opset=12 is outside 13..17", "pass opset=13"),
 }
 
@@ -253,6 +290,52 @@ def test_an_unknown_recipe_and_an_unknown_option_exit_with_2(call) -> None:  # n
     assert (code, "did you mean 'lenet_digits'?" in err) == (2, True)
     code, _, err = call("run", "my.toml", "--methd", "max")
     assert (code, "No such option" in err) == (2, True)
+
+
+def test_a_stage_that_cannot_be_skipped_is_refused_before_any_work(call) -> None:  # noqa: ANN001
+    code, out, err = call("run", "my.toml", "--out", "out", "--skip", "sensitivty")
+    assert (code, out) == (2, "")
+    assert "RecipeError: no stage 'sensitivty' to skip" in err
+    assert "did you mean 'sensitivity'?" in err
+
+
+def test_training_and_its_files_come_with_the_table_and_go_with_skip(call, tmp_path: Path) -> None:  # noqa: ANN001
+    pytest.importorskip("lightning", reason="fine-tuning needs the extra 'train'")
+    more = "[sensitivity]\n[finetune]\nval_batches = 1"
+    code, out, err = call(more=more)
+    assert code == 0, err
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.onnxruntime.qat.onnx", "qat.safetensors", "sensitivity.csv"} <= made
+    stages = [line.split()[0] for line in out.splitlines() if line[:1].islower()]
+    assert "finetune" in stages
+    skips = [f"--skip={name}" for name in ("finetune", "sensitivity", "latency", "report")]
+    code, out, err = call("run", "my.toml", "--out", "less", *skips, more=more)
+    assert code == 0, err
+    assert {path.name for path in (tmp_path / "less").iterdir()} == {
+        "manifest.json",
+        "model.float.onnx",
+        "model.onnxruntime.onnx",
+        "ranges.safetensors",
+        "report.json",
+    }
+
+
+def test_data_is_a_place_a_kind_or_a_function(call, tmp_path: Path) -> None:  # noqa: ANN001
+    assert call("run", "my.toml", "--out", "o", "--data", "tests_cli_nets:empty")[0] == 2
+    code, _, err = call("run", "my.toml", "--out", "o", "--data", "mnist")
+    assert (code, "nothing says where the data is" in err) == (2, True)
+    code, _, err = call(source="good", more="")
+    assert code == 0, err
+
+
+def test_weights_below_the_data_need_to_know_where_it_is(call, monkeypatch) -> None:  # noqa: ANN001
+    monkeypatch.delenv("QDQ_DATA", raising=False)
+    code, _, err = call(weights='weights = "$QDQ_DATA/w.safetensors"')
+    assert (code, "InputError: nothing says where the weights are" in err) == (2, True)
+    code, _, err = call(
+        "run", "my.toml", "--data", "/nowhere", weights='weights = "$QDQ_DATA/w.safetensors"'
+    )
+    assert (code, "there is no such file\n  at:  /nowhere/w.safetensors" in err) == (2, True)
 
 
 def test_options_replace_what_the_recipe_says(call, tmp_path: Path) -> None:  # noqa: ANN001

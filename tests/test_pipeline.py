@@ -97,6 +97,7 @@ def test_the_same_recipe_gives_the_same_bytes(result: RunResult, tmp_path: Path)
         "ranges.safetensors",
         "report.html",
         "report.json",
+        "sensitivity.csv",
         "timings.json",
     ]
     for name in names:
@@ -123,6 +124,7 @@ def test_each_stage_is_told_in_order(tmp_path: Path) -> None:
         "fuse",
         "insert",
         "calibrate",
+        "sensitivity",
         "export",
         "export",
         "export",

@@ -102,7 +102,8 @@ def _layers(model: nn.Module) -> list[str]:
 
 def _switched(model: nn.Module, layer: str, mode: Mode) -> ExitStack:
     """Only this layer on, or all but this layer; leaving puts every switch back."""
-    own = glob.escape(layer) or "*"
+    sites = quantizers(model).items()
+    own = [glob.escape(site) for site, q in sites if owner(site) == layer and q.enabled]
     stack = ExitStack()
     if mode == "one_on":
         stack.enter_context(disable_quantization(model))

@@ -23,11 +23,12 @@ def read_npz(path: Path, keys: Sequence[str]) -> list[NDArray[Any]]:
     """Arrays of a .npz; pickled ones are refused."""
     _require(path)
     try:
-        pack = np.load(path, allow_pickle=False)
-        if not isinstance(pack, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with pack:
-            return [pack[key] for key in keys]
+        with path.open("rb") as file:  # of a broken file numpy forgets to close its own
+            pack = np.load(file, allow_pickle=False)
+            if not isinstance(pack, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            with pack:
+                return [pack[key] for key in keys]
     except _UNREADABLE as error:
         raise InputError(
             f"this is no .npz with {' and '.join(keys)}: {first_line(error)}",

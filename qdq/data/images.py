@@ -60,7 +60,7 @@ class ImageBatches:
             if self.labels is None:
                 yield (x,)
             else:
-                yield x, torch.from_numpy(self.labels[rows.start : rows.stop])
+                yield x, torch.tensor(self.labels[rows.start : rows.stop])
 
 
 def normalize(images: Pixels, request: Request) -> Tensor:
@@ -233,7 +233,7 @@ def _pack(path: Path, request: Request, *, step: int = 1) -> ImageBatches:
     blob, offsets, labels = read_npz(path, ("blob", "offsets", "labels"))
     flat = blob.ndim == offsets.ndim == 1 and blob.dtype == np.uint8 and offsets.dtype.kind in "iu"
     ends = [0, *offsets.tolist(), len(blob)] if flat else []  # as Python's: unsigned ones wrap
-    if sorted(ends) != ends or len(offsets) != len(labels) + 1 or not flat:
+    if not flat or sorted(ends) != ends or labels.shape != (len(offsets) - 1,):
         raise InputError(
             "offsets and labels of this pack do not fit", at=str(path), fix="get it anew"
         )

@@ -119,12 +119,17 @@ def _why_not_here(op: Op, modules: Mapping[str, nn.Module], graph: OpGraph | Non
     calls = graph.calls[op.name] if graph else 0
     if calls > 1:
         return f"called {calls} times in one forward, and one range would have to serve all"
-    if len(op.inputs) != 2 or any(_is_constant(tensor, graph) for tensor in op.inputs):
+    if len(op.inputs) != 2 or (graph and not _varying(graph).issuperset(op.inputs)):
         return "one side is a constant (T23)"
     if isinstance(modules[owner(op.name)], CONTAINERS):
         return "it is called in a container's own forward, which iterates over its children"
     return ""
 
 
-def _is_constant(tensor: int, graph: OpGraph | None) -> bool:
-    return graph is not None and tensor not in graph.producer and tensor not in graph.inputs
+def _varying(graph: OpGraph) -> set[int]:
+    """The tensors that depend on the model's inputs; all others are constants."""
+    found = set(graph.inputs)
+    for op in graph.ops:
+        if not found.isdisjoint(op.inputs):
+            found.update(op.outputs)
+    return found

@@ -99,15 +99,19 @@ class _CallMode(TorchFunctionMode):
         frame = self.frames[-1]
         name = f"add_{frame.additions}"
         frame.additions += 1
-        if frame.sites is None or name not in frame.sites or not _plain(args, kwargs):
+        both = _operands(args, kwargs or {})
+        if frame.sites is None or name not in frame.sites or not both:
             return func(*args, **(kwargs or {}))
-        result = frame.sites[name](*args)
-        return args[0].copy_(result) if called in _IN_PLACE else result
+        result = frame.sites[name](*both)
+        return both[0].copy_(result) if called in _IN_PLACE else result
 
 
-def _plain(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
-    """Two tensors and nothing else: no scalar, no `alpha`, no `out`."""
-    return not kwargs and len(args) == 2 and all(isinstance(each, Tensor) for each in args)
+def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The two tensors; none if there is a scalar, an `alpha` or an `out`."""
+    both = [*args, *(kwargs[name] for name in ("input", "other") if name in kwargs)]
+    others = kwargs.keys() - {"input", "other"}
+    tensors = len(both) == 2 and all(isinstance(each, Tensor) for each in both)
+    return both if tensors and not others else []
 
 
 def _runs(caller: FrameType | None) -> bool:

@@ -142,12 +142,12 @@ class TensorQuantizer(nn.Module):
         found = qparams(low, high, self.spec)
         return found if least is None else at_least(found, least)
 
-    def forward(self, x: Tensor, least: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, grid: QParams | None = None) -> Tensor:
         """Fake-quantize x; give x itself while switched off or observed.
 
         Args:
             x: any shape, floating point, on any device.
-            least: () or (C,): no scale is smaller than this.
+            grid: what `self.grid` gave for x, where it is known already; None: ask it now.
         """
         if self.observer is not None:
             with torch._C.DisableTorchFunction():  # what it computes is no call of the model's
@@ -155,7 +155,7 @@ class TensorQuantizer(nn.Module):
             return x
         if not self.on:
             return x
-        grid = self.grid(x, least)
+        grid = self.grid(x) if grid is None else grid
         if torch.onnx.is_in_onnx_export():
             return exported_fake_quantize(x, grid, self.site)
         return fake_quantize(x, grid)

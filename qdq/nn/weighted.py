@@ -88,12 +88,16 @@ class QuantWeighted(nn.Module):
 
     def weight_grid(self) -> QParams:
         """Grid of the weight as it is now, wide enough for the bias to fit its int32 codes."""
-        return self._weight_quantizer.grid(self.weight, self._least_weight_scale())
+        return self._weight_grid(self._input_quantizer.grid() if self._input_quantizer.on else None)
 
-    def _least_weight_scale(self) -> Tensor | None:
-        if self.bias is None or not self._input_quantizer.on:
+    def _weight_grid(self, of_input: QParams | None) -> QParams:
+        least = None if of_input is None else self._least_weight_scale(of_input.scale)
+        return self._weight_quantizer.grid(self.weight, least)
+
+    def _least_weight_scale(self, of_input: Tensor) -> Tensor | None:
+        if self.bias is None:
             return None
-        least = least_weight_scale(self.bias, self._input_quantizer.grid().scale)
+        least = least_weight_scale(self.bias, of_input)
         if self._weight_quantizer.spec.keep_axis != self.channel_axis:
             return least.max()
         return least.view(-1, self.weight.shape[self.channel_axis]).amax(0)  # over groups, if any
@@ -104,11 +108,16 @@ class QuantWeighted(nn.Module):
             return self._input_quantizer(x), self.weight, self.bias
         if not self._weight_quantizer.on:
             return x, self.weight, self.bias
-        x = self._input_quantizer(x)
-        weight = self._weight_quantizer(self.weight, self._least_weight_scale())
-        if self.bias is None or not self.bias_is_integer:
+        # Each grid once: the range of a weight is found anew every time it is asked for.
+        of_input = self._input_quantizer.grid(x) if self._input_quantizer.on else None
+        of_weight = self._weight_grid(of_input)
+        x = self._input_quantizer(x, of_input)
+        weight = self._weight_quantizer(self.weight, of_weight)
+        if self.bias is None or of_input is None or not self.bias_is_integer:
             return x, weight, self.bias
-        step = self.bias_step()
+        step = bias_scale(of_input.scale, of_weight.scale)
+        if step.dim():
+            step = step.repeat(self.bias.numel() // step.numel())  # the same in every group, if any
         if torch.onnx.is_in_onnx_export():
             return x, weight, exported_fake_quantize_bias(self.bias, step, self.bias_site)
         return x, weight, fake_quantize_bias(self.bias, step)

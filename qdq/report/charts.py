@@ -10,7 +10,7 @@ from qdq.records.ranking import SensitivityReport, SensitivityRow
 MOST_BARS = 40
 COLOURS = 8  # classes m0..m7 in style.html
 
-_ROW, _CHAR, _NAME, _FIGURES = 19, 7.2, 34, 232
+_ROW, _CHAR, _NAME, _METRIC, _FIGURES = 19, 7.2, 34, 11, 232
 BARS_WIDTH = 940
 _LEFT, _TOP, _PLOT_WIDTH, _PLOT_HEIGHT, _STEP = 32, 8, 288, 96, 6
 SITE_WIDTH, SITE_HEIGHT = _LEFT + _PLOT_WIDTH + 16, _TOP + _PLOT_HEIGHT + 20
@@ -47,6 +47,7 @@ class BarChart:
         zero: x of score 0.
         names: right end of the names.
         columns: right ends of the three columns of figures: score, SQNR, metric.
+        metric: head of the third.
         bars: the first `MOST_BARS` rows.
     """
 
@@ -55,6 +56,7 @@ class BarChart:
     zero: float
     names: float
     columns: tuple[int, int, int]
+    metric: str
     bars: tuple[Bar, ...]
 
 
@@ -81,7 +83,8 @@ def bar_chart(report: SensitivityReport) -> BarChart:
     )
     columns = (BARS_WIDTH - 160, BARS_WIDTH - 80, BARS_WIDTH - 4)
     height = (len(rows) + 1) * _ROW + 4
-    return BarChart(BARS_WIDTH, height, round(zero, 1), names, columns, bars)
+    metric = shorten(report.metric_name, _METRIC)
+    return BarChart(BARS_WIDTH, height, round(zero, 1), names, columns, metric, bars)
 
 
 def shorten(name: str, most: int) -> str:

@@ -11,7 +11,9 @@ PICTURE_BINS = 96
 Array = NDArray[np.float64]
 
 
-def picture(site: str, hist: Histogram, chosen: str) -> SitePicture:
+def picture(
+    site: str, hist: Histogram, chosen: str, *, held: tuple[float, float] | None = None
+) -> SitePicture:
     """The values of one site in `PICTURE_BINS` equal bins, with the range of every method.
 
     Within a bin of the histogram the values are taken to be spread evenly. The counts are whole
@@ -21,17 +23,24 @@ def picture(site: str, hist: Histogram, chosen: str) -> SitePicture:
         site: its name.
         hist: what calibration saw there, not empty.
         chosen: the method whose range the site has.
+        held: that range, where it is known: it is not searched again, and `chosen` may be a name
+            of the caller's. None: what the method makes of `hist`.
 
     Raises:
-        RegistryError: no method is called `chosen`.
+        RegistryError: `held` is None and no method is called `chosen`.
     """
-    METHODS[chosen]
-    low, high = min(hist.amin, 0.0) + 0.0, max(hist.amax, 0.0) + 0.0  # + 0.0: no minus zero
+
+    def ends(method: str) -> tuple[float, float]:
+        known = held if method == chosen else None
+        first, last = METHODS[method](hist) if known is None else known
+        return float(first) + 0.0, float(last) + 0.0  # + 0.0: no minus zero
+
+    thresholds = {method: ends(method) for method in dict.fromkeys([*METHODS, chosen])}
+    low, high = min(hist.amin, 0.0) + 0.0, max(hist.amax, 0.0) + 0.0
     places, through = _cumulative(hist)
     edges = np.linspace(low, high, PICTURE_BINS + 1)
     below = np.rint(_below(edges, places, through))
     below[[0, -1]] = 0, hist.total
-    thresholds = {name: _ends(choose(hist)) for name, choose in METHODS.items()}
     return SitePicture(
         site=site,
         low=low,
@@ -41,11 +50,6 @@ def picture(site: str, hist: Histogram, chosen: str) -> SitePicture:
         clipped={name: _outside(ends, places, through) for name, ends in thresholds.items()},
         chosen=chosen,
     )
-
-
-def _ends(found: tuple[float, float]) -> tuple[float, float]:
-    """Plain floats; a minus zero becomes zero."""
-    return float(found[0]) + 0.0, float(found[1]) + 0.0
 
 
 def _cumulative(hist: Histogram) -> tuple[Array, Array]:

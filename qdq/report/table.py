@@ -38,7 +38,7 @@ def summary_table(report: RunReport, latency: LatencyReport | None) -> Table:
         "over\nfloat",
         "time\nus",
         "over\nfloat",
-        "integer\nlayers",
+        "int.\nlayers",
     )
     for heading in headings:
         table.add_column(heading, justify="right")

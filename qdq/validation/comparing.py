@@ -42,6 +42,7 @@ def validate(
     metric: Metric | None = None,
     providers: Sequence[str] | None = None,
     batches: int | None = None,
+    optimize: bool = True,
     progress: bool = True,
 ) -> ValidationReport:
     """Run the file in onnxruntime and compare its first output with each reference's.
@@ -53,6 +54,7 @@ def validate(
         metric: metric(outputs, targets) -> float; None: top-1 accuracy where there are targets.
         providers: onnxruntime's execution providers; None: the CPU's.
         batches: read so many at most; None for all.
+        optimize: let onnxruntime rewrite the graph, as in deployment; False: node by node.
         progress: show a bar on a terminal.
 
     Raises:
@@ -62,7 +64,7 @@ def validate(
     target = metadata(load(path)).get("qdq.target", "")
     named = reference if isinstance(reference, Mapping) else {"reference": reference}
     runners = {name: _runner(each) for name, each in named.items() if each is not None}
-    runners = {"": onnx_runner(session(path, providers=providers)), **runners}
+    runners = {"": onnx_runner(session(path, providers=providers, optimize=optimize)), **runners}
     outputs, targets = _run_all(runners, data, batches, progress)
     measure = None if targets is None else (metric or top1)
     ops = optimized_ops(path)

@@ -76,6 +76,16 @@ def test_the_order_of_the_values_does_not_matter() -> None:
     assert drawn(values) == drawn(values[::-1])
 
 
+def test_a_range_that_is_known_is_not_searched_again() -> None:
+    hist = from_values(VALUES["normal"].astype(np.float32))
+    found = picture("site", hist, "mse", held=(-1.0, 1.0))
+    assert found.thresholds["mse"] == (-1.0, 1.0)
+    assert found.clipped["mse"] == pytest.approx(0.3173, abs=0.01)  # outside one sigma
+    own = picture("site", hist, "by hand", held=(-0.0, 1.0))
+    assert list(own.thresholds) == [*METHODS, "by hand"]
+    assert (own.chosen, str(own.thresholds["by hand"])) == ("by hand", "(0.0, 1.0)")
+
+
 def test_a_picture_survives_json() -> None:
     found = drawn(VALUES["relu"].astype(np.float32), "percentile")
     assert SitePicture.from_dict(found.to_dict()) == found
