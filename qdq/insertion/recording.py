@@ -2,7 +2,7 @@
 
 import operator
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -126,7 +126,8 @@ class _Recorder(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if not self._inside_known:
             kind = _FUNCTIONS.get(_name(func), _name(func))
-            self.note(self._call_site(kind), kind, (args, kwargs), result)
+            site = self._call_site(kind)
+            self.note(site, _scaled(kind, kwargs or {}), (args, kwargs), result)
         return result
 
     def _call_site(self, kind: str) -> str:
@@ -190,16 +191,25 @@ def trace(model: nn.Module) -> OpGraph | None:
         elif node.op in ("call_function", "call_method"):
             name = node.target if isinstance(node.target, str) else _name(node.target)
             kind = _FUNCTIONS.get(name, name)
-            stem = f"{_path(node)}.{kind}".lstrip(".")
-            ops.append(Op(f"{stem}_{calls[stem]}", kind, read, (numbers[node],)))
-            calls[stem] += 1
+            path, call = _path(node)
+            stem, own = f"{path}.{kind}".lstrip("."), f"{call}.{kind}"
+            ops.append(
+                Op(f"{stem}_{calls[own]}", _scaled(kind, node.kwargs), read, (numbers[node],))
+            )
+            calls[own] += 1
     return OpGraph(tuple(ops), outputs, tuple(inputs))
 
 
-def _path(node: fx.Node) -> str:
-    """The module in whose forward the node was traced."""
+def _path(node: fx.Node) -> tuple[str, str]:
+    """The module in whose forward the node was traced, and a key of that one call of it."""
     stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
+    key, (path, _) = list(stack.items())[-1] if stack else ("", ("", None))
+    return str(path), str(key)
+
+
+def _scaled(kind: str, kwargs: Mapping[str, object]) -> str:
+    """An add with `alpha` or `out` is counted among the adds, and is none that has a call site."""
+    return "scaled_add" if kind == "add" and kwargs.keys() - {"input", "other"} else kind
 
 
 def _read(node: fx.Node) -> list[fx.Node]:

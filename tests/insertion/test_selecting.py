@@ -119,9 +119,6 @@ def test_a_constant_side_leaves_the_addition_float_and_says_so(run: Any, why: st
     assert left == {"add_0": why}
 
 
-@pytest.mark.xfail(
-    reason="recording.py calls it a plain add, and calibrate then misses data", strict=True
-)
 def test_a_scaled_addition_is_left_alone_but_counted() -> None:
     run = lambda net, x: torch.add(net.conv1(x), x, alpha=2) + net.conv2(x)  # noqa: E731
     model, report = inserted(Skipping(run), target="onnxruntime")
