@@ -274,5 +274,5 @@ def _end_steps(grid: QParams) -> tuple[Tensor | float, Tensor | float]:
 
 def _numbers_are_free(grid: QParams) -> bool:
     """Whether the grid's tensors hold one number each, and reading it makes nobody wait."""
-    watched = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return grid.scale.dim() == 0 and grid.scale.device.type == "cpu" and not watched

@@ -65,8 +65,11 @@ def mse_range(hist: Histogram) -> tuple[float, float]:
     if peak == 0.0:
         return 0.0, 0.0
 
+    edges, density = _on_the_line(hist)
+
     def least(tried: Array) -> Array:
-        return tried[np.argmin(grid_error(hist, tried[:, 0], tried[:, 1]))]  # type: ignore[no-any-return]
+        errors = [_error(edges, density, low, high) for low, high in tried.tolist()]
+        return tried[np.argmin(errors)]  # type: ignore[no-any-return]
 
     best = least(np.clip(peak * _COARSE[:, None] * [-1.0, 1.0], *ends))
     for side in [side for side in (1, 0) if ends[side]] * 2:
@@ -142,19 +145,39 @@ def grid_error(hist: Histogram, low: Array, high: Array) -> Array:
     Returns:
         (K,) sum over all values, in the square of their unit, the clipped part times CLIP_WEIGHT.
     """
+    edges, density = _on_the_line(hist)
+    return np.array([_error(edges, density, *ends) for ends in zip(low, high, strict=True)])
+
+
+def _on_the_line(hist: Histogram) -> tuple[Array, Array]:
+    """((E,) ends of bins in ascending order, (E - 1,) values per unit of x between them)."""
     left, right = bin_edges(hist.bins)
-    density = hist.counts / (right - left)
-    low, high = low[:, None], high[:, None]
+    edges = np.unique(np.concatenate([left, right]))
+    density = np.zeros(len(edges) - 1)
+    density[np.searchsorted(edges, left)] = hist.counts / (right - left)
+    return edges, density
+
+
+def _error(edges: Array, density: Array, low: float, high: float) -> float:
+    """`grid_error` of one grid: the integral of the squared error up to each edge, then sums."""
     step = (high - low) / LEVELS
 
-    def primitive(ends: Array) -> Array:
-        steps = np.clip(ends, low, high) / step
+    def rounded(x: Array) -> Array:
+        steps = x * (1 / step)
         whole = np.rint(steps)
-        return whole / 12 + (steps - whole) ** 3 / 3
+        steps -= whole
+        cubes = steps * steps * steps  # ** 3 takes 50 times as long
+        cubes *= 4
+        cubes += whole
+        cubes *= step**3 / 12
+        return cubes
 
-    rounded = step**3 * (primitive(right) - primitive(left))
-    above = np.maximum(right - high, 0) ** 3 - np.maximum(left - high, 0) ** 3
-    below = np.maximum(low - left, 0) ** 3 - np.maximum(low - right, 0) ** 3
-    clipped = CLIP_WEIGHT / 3 * (above + below)
-    total: Array = ((rounded + clipped) * density).sum(axis=1)
-    return total
+    def clipped(x: Array) -> Array:
+        return CLIP_WEIGHT / 3 * (x * x * x)
+
+    first, last = np.searchsorted(edges, (low, high))
+    at_low, at_high = rounded(np.array([low, high]))
+    below, above = clipped(edges[:first] - low), clipped(edges[last:] - high)
+    within = rounded(edges[first:last])
+    integral = np.concatenate([at_low + below, within, at_high + above])
+    return float(density @ np.diff(integral))

@@ -19,19 +19,27 @@ class Times:
         ms: name -> (runs,), the runs of all jobs taken in turn.
     """
 
-    def __init__(self, jobs: Mapping[str, Callable[[], object]], runs: int) -> None:
-        """Run each job once, in turn, `runs` times over, after two rounds to warm up."""
+    def __init__(
+        self, jobs: Mapping[str, Callable[[], object]], runs: int, *, per: int = 1
+    ) -> None:
+        """Run each job once, in turn, `runs` times over, after two rounds to warm up.
+
+        Args:
+            jobs: name -> what to call.
+            runs: counted runs.
+            per: things that one call works on; the times are of one.
+        """
         self.ms = {name: np.empty(runs) for name in jobs}
         for run in range(-2, runs):
             for name, job in jobs.items():
                 gc.collect()  # not in the middle of somebody's turn
                 start = time.process_time()
                 job()
-                self.ms[name][max(run, 0)] = (time.process_time() - start) * 1e3
+                self.ms[name][max(run, 0)] = (time.process_time() - start) * 1e3 / per
 
     def spent(self, name: str) -> str:
         """Median of a job's times and their quartiles."""
-        return quartiles(self.ms[name], ".1f", " ms")
+        return quartiles(self.ms[name], ".2f", " ms")
 
     def ratio(self, name: str, base: str) -> str:
         """Median and quartiles of one job's time over another's, run by run."""
