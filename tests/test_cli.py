@@ -320,7 +320,8 @@ def test_training_and_its_files_come_with_the_table_and_go_with_skip(call, tmp_p
     }
 
 
-def test_data_is_a_place_a_kind_or_a_function(call, tmp_path: Path) -> None:  # noqa: ANN001
+def test_data_is_a_place_a_kind_or_a_function(call, monkeypatch) -> None:  # noqa: ANN001
+    monkeypatch.delenv("QDQ_DATA", raising=False)
     assert call("run", "my.toml", "--out", "o", "--data", "tests_cli_nets:empty")[0] == 2
     code, _, err = call("run", "my.toml", "--out", "o", "--data", "mnist")
     assert (code, "nothing says where the data is" in err) == (2, True)
