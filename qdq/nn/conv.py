@@ -67,11 +67,6 @@ class _QuantConvTranspose(QuantWeighted, _ConvTransposeNd):
             convolve(*operands, self.stride, self.padding, added, self.groups, self.dilation)  # type: ignore[arg-type]
         )
 
-    def bias_step(self) -> Tensor:
-        """() or (C_out,): scale of the int32 bias; the steps of one group, once per group."""
-        step = super().bias_step()
-        return step.repeat(self.groups) if step.dim() else step
-
 
 @register(nn.ConvTranspose1d)
 class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):

@@ -83,8 +83,14 @@ class QuantWeighted(nn.Module):
         return f"{owner(self._weight_quantizer.site)}.bias".lstrip(".")
 
     def bias_step(self) -> Tensor:
-        """() or (C,): scale of the int32 bias."""
-        return bias_scale(self._input_quantizer.grid().scale, self.weight_grid().scale)
+        """() or (C,): scale of the int32 bias; the steps of one group stand once per group."""
+        return self._bias_step(self._input_quantizer.grid(), self.weight_grid())
+
+    def _bias_step(self, of_input: QParams, of_weight: QParams) -> Tensor:
+        step = bias_scale(of_input.scale, of_weight.scale)
+        if self.bias is None or not step.dim():
+            return step
+        return step.repeat(self.bias.numel() // step.numel())
 
     def weight_grid(self) -> QParams:
         """Grid of the weight as it is now, wide enough for the bias to fit its int32 codes."""
@@ -115,9 +121,7 @@ class QuantWeighted(nn.Module):
         weight = self._weight_quantizer(self.weight, of_weight)
         if self.bias is None or of_input is None or not self.bias_is_integer:
             return x, weight, self.bias
-        step = bias_scale(of_input.scale, of_weight.scale)
-        if step.dim():
-            step = step.repeat(self.bias.numel() // step.numel())  # the same in every group, if any
+        step = self._bias_step(of_input, of_weight)
         if torch.onnx.is_in_onnx_export():
             return x, weight, exported_fake_quantize_bias(self.bias, step, self.bias_site)
         return x, weight, fake_quantize_bias(self.bias, step)
