@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,demo,report,train
+EXTRAS := dev,demo,report,train,fast
 
 .PHONY: setup run test lint types clean
 setup: $(STAMP)
