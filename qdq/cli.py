@@ -1,12 +1,18 @@
 """The command line. Every error of ours is one clear text on standard error and exit code 2."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qdq.errors import QdqError
+from qdq.errors import InputError, QdqError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qdq.data import Inputs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,6 +56,11 @@ def root(
     validates both in onnxruntime. `qdq run my.toml` does the same with yours.
 
     `qdq recipes` lists those that come with the package; `qdq run --help` explains one.
+
+    **Step by step:**
+
+    `qdq insert models.lenet:lenet_digits --shape 1,1,32,32 --dry-run` shows where quantizers would
+    go and why.
     """
 
 
@@ -155,11 +166,110 @@ def run(
         show(result.report, result.latency, folder)
 
 
+@app.command()
+def insert(
+    model: Annotated[str, typer.Argument(help="What builds it: package.module:factory.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Its float weights, .safetensors or .npz.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Call it with zeros of this shape, 1,3,224,224; repeat for more inputs."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Call it with the first batch of a file, folder, kind, module:function."),
+    ] = None,
+    target: Annotated[str, typer.Option(help="tensorrt or onnxruntime.")] = "tensorrt",
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="What to leave float: see below; repeat.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Leave everything else float; repeat.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, write no model.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The quantized model, .safetensors.")] = None,
+    json: Annotated[Path | None, typer.Option(help="The decisions, as JSON.")] = None,
+) -> None:
+    """Give MODEL quantizers and say of every site whether it is on, and why.
+
+    One forward is recorded, with `--shape` or `--data`, to see what reads what; without them the
+    model is traced, where torch.fx can. BatchNorms are folded. What `--out` holds has no ranges
+    yet: `qdq.load` it into a fresh model and `qdq.calibrate` that.
+
+    **A kind of data** is one of `digits`, `cifar10`, `imagenet`, `mnist` (from $QDQ_DATA);
+    `module:function` is called with a split and a batch size, as `qdq run --help` says.
+
+    **What to ignore** is named by module or call site; what lies inside is meant too:
+
+        layer1                  a module
+        'layer?.*.conv1'        a glob
+        're:(stem|head)$'       a regular expression, searched in the name
+        'layer1->layer3'        from-to: all between two modules, both included
+
+    **Examples**
+
+        qdq insert models.lenet:lenet_digits --shape 1,1,32,32 --dry-run
+
+        qdq insert my_nets:build --weights my.safetensors --shape 1,3,224,224
+            --target onnxruntime --ignore 'stem->layer1' --out my.int8.safetensors
+    """
+    from qdq.insertion.checkpoints import save
+    from qdq.insertion.replacing import insert as insert_into
+    from qdq.loading import build
+    from qdq.recipe import ModelPart
+    from qdq.records.base import written_whole
+    from qdq.report.decisions import show_decisions
+    from qdq.targets import get
+
+    runtime = get(target)
+    if out is None and not dry_run:
+        raise InputError(
+            "nothing says where to write the model", fix="pass --out FILE, or --dry-run to look"
+        )
+    with ExitStack() as files:  # both or none, and told before any work if they cannot be written
+        model_file = None if dry_run or out is None else files.enter_context(written_whole(out))
+        json_file = None if json is None else files.enter_context(written_whole(json))
+        example = _example_inputs(shape or [], data)
+        given = None if weights is None else str(weights)
+        net = build(ModelPart(factory=model, weights=given), root="")
+        if example is None:
+            _require_traceable(net)
+        report = insert_into(net, example, target=runtime, ignore=ignore or (), only=only or ())
+        if model_file is not None:
+            save(net, model_file)
+        if json_file is not None:
+            report.to_json(json_file)
+    show_decisions(report)
+
+
+def _example_inputs(shapes: list[str], data: str | None) -> "Inputs | None":
+    """What to record a forward with; None where neither option says."""
+    from qdq.data.examples import first_inputs, zeros
+
+    if shapes and data is not None:
+        raise InputError("--shape and --data both say what to call the model with", fix="pass one")
+    if data is not None:
+        return first_inputs(data)
+    return zeros(shapes) if shapes else None
+
+
+def _require_traceable(net: "nn.Module") -> None:
+    from qdq.insertion.recording import trace
+
+    if trace(net) is None:
+        raise InputError(
+            "torch.fx cannot follow this model's forward",
+            at=type(net).__name__,
+            fix="pass --shape 1,3,224,224 or --data, so that one forward can be recorded",
+        )
+
+
 def _data_key(data: str | None) -> str:
     """Whether --data names a kind of data or a place of it."""
-    from qdq.data.opening import SOURCES
+    from qdq.data.examples import names_source
 
-    return "data.source" if data and (":" in data or data in SOURCES) else "data.path"
+    return "data.source" if data and names_source(data) else "data.path"
 
 
 if __name__ == "__main__":

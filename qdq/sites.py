@@ -5,7 +5,7 @@ A quantizer sits at a *site* with a stable dotted name: the path of its module a
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
@@ -14,10 +14,13 @@ from qdq.errors import PolicyError
 # The one set of Python objects a pattern may be; a list of them is a pattern too.
 Pattern: TypeAlias = str | type | Callable[[str, object], bool]
 Patterns: TypeAlias = Pattern | Iterable[Pattern]
+# (first, last) -> every name on the way from the one to the other, both included.
+Between: TypeAlias = Callable[[str, str], Collection[str]]
 
 # The child of a module that holds the quantizers of calls in its forward.
 CALL_SITES = "_call_sites"
 
+_ARROW = "->"
 _ATTRIBUTE = re.compile(r"^_(?P<role>input|weight|output)_quantizer(?P<many>s)?$")
 
 
@@ -46,26 +49,39 @@ def owner(site: str) -> str:
     return site.rpartition(".")[0]
 
 
+def is_weight(site: str) -> bool:
+    """Whether it is a weight's: `conv1.weight`, or `lstm.weight_0` where a layer has several."""
+    return site.rpartition(".")[2].partition("_")[0] == "weight"
+
+
 class Matcher:
     """Patterns, asked name by name, remembering which of them ever fitted.
 
     A pattern is a glob (`layer3.*`), `re:` and a regular expression searched in the name, a class,
-    or a callable(name, module) -> bool. It fits a name if it fits the name itself or anything the
-    name lies in: `layer3` fits `layer3.0.conv1.weight`, a block's class fits all inside the block.
+    a callable(name, module) -> bool, or a from-to, `layer1->layer3`. It fits a name if it fits the
+    name itself or anything the name lies in: `layer3` fits `layer3.0.conv1.weight`, a block's class
+    fits all inside the block.
+
+    A from-to names two modules or call sites of a forward, not two globs. It fits whatever computes
+    with what the first makes and has a part in what the last computes with, and both ends with all
+    that lies in them. A string with an arrow is a from-to, unless it begins with `re:`.
 
     Args:
         patterns: one pattern or several.
         what: what the patterns are called where they were written ("ignore"), for messages.
+        between: what knows the ways of a forward; None: a from-to is refused.
 
     Raises:
-        PolicyError: a pattern is of another type, or is no regular expression.
+        PolicyError: a pattern is of another type, is no regular expression, or is a from-to that
+            names no way.
     """
 
-    def __init__(self, patterns: Patterns, *, what: str) -> None:
+    def __init__(self, patterns: Patterns, *, what: str, between: Between | None = None) -> None:
         several = isinstance(patterns, Iterable) and not isinstance(patterns, (str, type))
         listed: list[object] = list(patterns) if several else [patterns]  # type: ignore[arg-type]
         self.what = what
-        self._tests = [(_label(pattern), _test(pattern, what)) for pattern in listed]
+        self.labels = tuple(_label(pattern) for pattern in listed)
+        self._tests = [_test(pattern, what, between) for pattern in listed]
         self._hits: set[int] = set()
 
     def __bool__(self) -> bool:
@@ -78,17 +94,23 @@ class Matcher:
             name: dotted name of a module or a site.
             modules: module by dotted path, for the classes and callables.
         """
+        index = self.index(name, modules)
+        return None if index is None else self.labels[index]
+
+    def index(self, name: str, modules: Mapping[str, object]) -> int | None:
+        """As `find`, the number of that pattern."""
         chain = [(part, modules.get(part)) for part in _lineage(name)]
-        first = None
-        for index, (label, test) in enumerate(self._tests):
-            if any(test(part, module) for part, module in chain):
-                self._hits.add(index)
-                first = first or label
-        return first
+        fitting = [
+            index
+            for index, test in enumerate(self._tests)
+            if any(test(part, module) for part, module in chain)
+        ]
+        self._hits.update(fitting)
+        return fitting[0] if fitting else None
 
     def refuse_idle(self, known: Iterable[str]) -> None:
         """PolicyError if a pattern fitted nothing it was asked about."""
-        for index, (label, _) in enumerate(self._tests):
+        for index, label in enumerate(self.labels):
             if index not in self._hits:
                 names = sorted(known)
                 shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
@@ -109,7 +131,7 @@ def _label(pattern: object) -> str:
     return getattr(pattern, "__qualname__", repr(pattern))
 
 
-def _test(pattern: object, what: str) -> Callable[[str, object], bool]:
+def _test(pattern: object, what: str, between: Between | None) -> Callable[[str, object], bool]:
     if isinstance(pattern, str) and pattern.startswith("re:"):
         try:
             expression = re.compile(pattern[3:])
@@ -119,6 +141,9 @@ def _test(pattern: object, what: str) -> Callable[[str, object], bool]:
                 fix="write it as Python's re does, or as a glob without 're:'",
             ) from error
         return lambda name, _: expression.search(name) is not None
+    if isinstance(pattern, str) and _ARROW in pattern:
+        names = _names_between(pattern, what, between)
+        return lambda name, _: name in names
     if isinstance(pattern, str):
         return lambda name, _: fnmatchcase(name, pattern)
     if isinstance(pattern, type):
@@ -129,3 +154,19 @@ def _test(pattern: object, what: str) -> Callable[[str, object], bool]:
         f"{what} holds {pattern!r}, which is no pattern",
         fix="use a glob, 're:...', a class, or a callable(name, module) -> bool",
     )
+
+
+def _names_between(pattern: str, what: str, between: Between | None) -> Collection[str]:
+    ends = [end.strip() for end in pattern.split(_ARROW)]
+    if len(ends) != 2 or not all(ends):
+        raise PolicyError(
+            f"{what} pattern {pattern!r} has an arrow and not two ends",
+            fix="write 'layer1->layer3', with the names of two modules or call sites",
+        )
+    if between is None:
+        raise PolicyError(
+            f"{what} pattern {pattern!r} asks for the way between two modules, and no forward is "
+            "known here",
+            fix="use a glob, 're:...', a class, or a callable(name, module) -> bool",
+        )
+    return between(*ends)

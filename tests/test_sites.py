@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from qdq.errors import PolicyError
-from qdq.sites import Matcher, owner, site_name
+from qdq.sites import Matcher, is_weight, owner, site_name
 
 
 class Block(nn.Module):
@@ -54,6 +54,14 @@ def test_a_site_is_the_module_and_the_role_there(path: str, site: str) -> None:
 )
 def test_the_owner_is_the_module_of_the_site(site: str, module: str) -> None:
     assert owner(site) == module
+
+
+def test_a_site_of_a_weight_is_told_by_its_role() -> None:
+    weights = [site_name(f"{path}_weight_quantizer") for path in ("", "conv.", "weight.")]
+    weights.append(site_name("lstm._weight_quantizers.2"))
+    assert weights == ["weight", "conv.weight", "weight.weight", "lstm.weight_2"]
+    assert all(map(is_weight, weights))
+    assert not any(map(is_weight, ["weight.input", "add.input_0", "a.output", "a.weights", "a.b"]))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +188,68 @@ def test_a_bad_regular_expression_is_refused_with_what_is_wrong_in_it() -> None:
     text = str(caught.value)
     assert text.startswith("ignore pattern 're:conv(' is no regular expression: missing ), unter")
     assert text.endswith("\n  fix: write it as Python's re does, or as a glob without 're:'")
+
+
+def ways(first: str, last: str) -> set[str]:
+    return {first, last, "layer1.conv", "head.add_0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("layer1.conv", True),
+        ("layer1.conv.weight", True),
+        ("head.add_0.input_1", True),
+        ("stem.anything", True),
+        ("layer10.fc", True),
+        ("layer1.fc", False),
+        ("layer1", False),
+        ("head", False),
+        ("layer10", False),
+    ],
+)
+@pytest.mark.parametrize("pattern", ["stem->layer10.fc", "  stem -> layer10.fc "])
+def test_a_from_to_fits_what_the_forward_says_lies_between(
+    pattern: str, name: str, expected: bool
+) -> None:
+    matcher = Matcher(["nothing", pattern], what="ignore", between=ways)
+    assert matcher.find(name, MODULES) == (repr(pattern) if expected else None)
+
+
+def test_an_arrow_in_a_regular_expression_is_one_of_its_letters() -> None:
+    assert fits("re:a->b", "xa->by")
+    assert not fits("re:a->b", "a")
+
+
+@pytest.mark.parametrize("pattern", ["->", "layer1->", "->head", "layer1->head->fc", " -> head"])
+def test_a_from_to_has_two_ends(pattern: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        Matcher(pattern, what="only", between=ways)
+    assert str(caught.value) == (
+        f"only pattern {pattern!r} has an arrow and not two ends\n"
+        "  fix: write 'layer1->layer3', with the names of two modules or call sites"
+    )
+
+
+def test_a_from_to_is_refused_where_no_forward_is_known() -> None:
+    with pytest.raises(PolicyError) as caught:
+        Matcher("layer1->head", what="match")
+    assert str(caught.value) == (
+        "match pattern 'layer1->head' asks for the way between two modules, and no forward is "
+        "known here\n  fix: use a glob, 're:...', a class, or a callable(name, module) -> bool"
+    )
+
+
+def test_a_pattern_is_known_by_its_place_too() -> None:
+    first, second = (lambda name, _: name == "head"), (lambda name, _: name == "layer1")
+    matcher = Matcher([first, second, "re:1"], what="spec")
+    assert [matcher.index(name, MODULES) for name in ("head", "layer1", "layer10", "x")] == [
+        0,
+        1,
+        2,
+        None,
+    ]
+    assert matcher.labels[2] == "'re:1'"
 
 
 @pytest.mark.parametrize("pattern", [[5], 5, None, ["head", None], [["head"]]])
