@@ -9,6 +9,12 @@ from qdq.nn.conv import (
     QuantConvTranspose2d,
     QuantConvTranspose3d,
 )
+from qdq.nn.embedding import QuantEmbedding
+from qdq.nn.instance_norm import (
+    QuantInstanceNorm1d,
+    QuantInstanceNorm2d,
+    QuantInstanceNorm3d,
+)
 from qdq.nn.linear import QuantLinear
 from qdq.nn.pooling import (
     QuantAdaptiveAvgPool1d,
@@ -23,6 +29,9 @@ from qdq.nn.pooling import (
     QuantPool,
 )
 from qdq.nn.quantizer import TensorQuantizer
+from qdq.nn.recurrent import QuantRecurrent
+from qdq.nn.recurrent_cells import QuantGRUCell, QuantLSTMCell
+from qdq.nn.recurrent_layers import QuantGRU, QuantLSTM
 from qdq.nn.twins import register
 from qdq.nn.weighted import QuantWeighted
 
@@ -40,12 +49,21 @@ __all__ = [
     "QuantConvTranspose1d",
     "QuantConvTranspose2d",
     "QuantConvTranspose3d",
+    "QuantEmbedding",
+    "QuantGRU",
+    "QuantGRUCell",
+    "QuantInstanceNorm1d",
+    "QuantInstanceNorm2d",
+    "QuantInstanceNorm3d",
+    "QuantLSTM",
+    "QuantLSTMCell",
     "QuantLinear",
     "QuantMaxPool1d",
     "QuantMaxPool2d",
     "QuantMaxPool3d",
     "QuantMultiAdd",
     "QuantPool",
+    "QuantRecurrent",
     "QuantWeighted",
     "TensorQuantizer",
     "register",

@@ -7,15 +7,16 @@ from torch import nn
 
 from qdq.errors import RegistryError
 from qdq.nn import QuantConv2d, QuantLinear, QuantWeighted, register
-from qdq.nn.twins import TWINS
+from qdq.nn.twins import REFUSALS, TWINS, why_float
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    before = dict(TWINS)
+    before = [(held, dict(held)) for held in (TWINS, REFUSALS)]
     yield
-    TWINS.clear()
-    TWINS.update(before)
+    for held, was in before:
+        held.clear()
+        held.update(was)
 
 
 class Custom(nn.Linear):
@@ -34,6 +35,31 @@ def test_a_users_module_joins_and_is_given_back() -> None:
     assert register(Custom)(QuantCustom) is QuantCustom
     assert TWINS[Custom] is QuantCustom
     assert TWINS[nn.Linear] is QuantLinear
+
+
+def refusal(layer: nn.Module) -> str:
+    wide = layer.out_features > 4
+    return f"out_features={layer.out_features} is too wide" if wide else ""
+
+
+def test_a_twin_may_leave_some_layers_of_its_type_float_and_says_why() -> None:
+    class QuantCustom(QuantWeighted, Custom):
+        kind = "linear"
+
+    register(Custom, unless=refusal)(QuantCustom)
+    assert why_float(Custom(2, 5)) == "out_features=5 is too wide"
+    assert why_float(Custom(2, 4)) == ""
+    assert why_float(nn.Linear(2, 5)) == ""
+
+
+def test_a_twin_that_is_refused_leaves_nothing_behind() -> None:
+    class Stranger(QuantWeighted, nn.Linear):
+        kind = "linear"
+
+    with pytest.raises(RegistryError):
+        register(Custom, unless=refusal)(Stranger)
+    assert Custom not in TWINS
+    assert why_float(Custom(2, 5)) == ""
 
 
 def test_a_second_twin_is_refused_and_the_first_stays() -> None:
