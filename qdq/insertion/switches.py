@@ -1,5 +1,6 @@
 """The quantizers of a model by site name, and their switches."""
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -7,6 +8,7 @@ from torch import nn
 
 from qdq.errors import StepError
 from qdq.insertion.placing import refresh
+from qdq.insertion.undo import atomic
 from qdq.nn import TensorQuantizer
 from qdq.sites import Matcher, Patterns, site_name
 
@@ -49,7 +51,7 @@ def disable_quantization(model: nn.Module, match: Patterns = "*") -> "Switch":
     Returns:
         As a context manager, what puts every switch back to what it was, after exceptions too.
     """
-    return Switch(model, match, enabled=False)
+    return _switch(model, match, enabled=False)
 
 
 def enable_quantization(model: nn.Module, match: Patterns = "*") -> "Switch":
@@ -57,18 +59,15 @@ def enable_quantization(model: nn.Module, match: Patterns = "*") -> "Switch":
 
     Sites that the target does not use stay inactive: see `retarget`.
     """
-    return Switch(model, match, enabled=True)
+    return _switch(model, match, enabled=True)
 
 
 class Switch:
-    """Sets switches when made; as a context manager puts them back."""
+    """What switches were before they were set; as a context manager puts them back."""
 
-    def __init__(self, model: nn.Module, match: Patterns, *, enabled: bool) -> None:
+    def __init__(self, model: nn.Module, before: Mapping[TensorQuantizer, bool]) -> None:
         self._model = model
-        self._before = [(q, q.enabled) for q in quantizers(model, match).values()]
-        for quantizer, _ in self._before:
-            quantizer.enabled = enabled
-        refresh(model)
+        self._before = before
 
     def __enter__(self) -> Self:
         return self
@@ -79,6 +78,22 @@ class Switch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for quantizer, enabled in self._before:
-            quantizer.enabled = enabled
-        refresh(self._model)
+        try:
+            _set(self._model, self._before)
+        except BaseException:  # an interrupt must not keep the switches from going back
+            _set(self._model, self._before)
+            raise
+
+
+@atomic
+def _switch(model: nn.Module, match: Patterns, *, enabled: bool) -> Switch:
+    fitting = quantizers(model, match).values()
+    before = {quantizer: quantizer.enabled for quantizer in fitting}
+    _set(model, dict.fromkeys(before, enabled))
+    return Switch(model, before)
+
+
+def _set(model: nn.Module, switches: Mapping[TensorQuantizer, bool]) -> None:
+    for quantizer, enabled in switches.items():
+        quantizer.enabled = enabled
+    refresh(model)

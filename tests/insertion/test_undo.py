@@ -1,12 +1,15 @@
 """All of a change to a model, or nothing."""
 
+import inspect
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
+from torch.utils._device import DeviceContext
 
-from qdq.insertion.undo import all_or_nothing
+from qdq.insertion.undo import all_or_nothing, atomic
 
 
 class Failure(BaseException):
@@ -67,6 +70,10 @@ def other_mode(net: Any) -> None:
     net.eval()
 
 
+def not_saved(net: Any) -> None:
+    net[1][0]._non_persistent_buffers_set.add("running_mean")
+
+
 CHANGES = [
     other_data,
     other_parameter,
@@ -80,6 +87,7 @@ CHANGES = [
     new_attribute,
     new_hook,
     other_mode,
+    not_saved,
 ]
 
 
@@ -99,38 +107,104 @@ def state(net: nn.Module) -> list[Any]:
             {key: id(each) for key, each in module.named_buffers(recurse=False)},
             {key: id(each) for key, each in module.named_children()},
             list(module._forward_hooks),
+            set(module._non_persistent_buffers_set),
             getattr(module, "in_features", None),
         )
         for name, module in net.named_modules()
     ]
 
 
+def in_a_block(net: nn.Module, *changes: Any, error: type[BaseException] | None = None) -> None:
+    with all_or_nothing(net):
+        make(net, *changes, error=error)
+
+
+def make(model: Any, *changes: Any, error: type[BaseException] | None = None) -> None:
+    before = state(model)
+    for change in changes:
+        change(model)
+    assert state(model) != before
+    if error:
+        raise error
+
+
+FORMS = pytest.mark.parametrize("form", [atomic(make), in_a_block], ids=["decorator", "block"])
+
+
+@FORMS
 @pytest.mark.parametrize("change", CHANGES)
-def test_an_exception_undoes_every_kind_of_change(change: Any) -> None:
+def test_an_exception_undoes_every_kind_of_change(form: Any, change: Any) -> None:
     net = model()
     before = state(net)
-    with pytest.raises(Failure), all_or_nothing(net):  # noqa: PT012
-        change(net)
-        assert state(net) != before
-        raise Failure
+    with pytest.raises(Failure):
+        form(net, change, error=Failure)
     assert state(net) == before
 
 
+@FORMS
 @pytest.mark.parametrize("change", CHANGES)
-def test_without_an_exception_the_change_stays(change: Any) -> None:
+def test_without_an_exception_the_change_stays(form: Any, change: Any) -> None:
     net = model()
     before = state(net)
-    with all_or_nothing(net):
-        change(net)
+    form(net, change)
     assert state(net) != before
 
 
-def test_all_changes_together_are_undone() -> None:
+@FORMS
+def test_all_changes_together_are_undone(form: Any) -> None:
     net = model()
     before = state(net)
-    with pytest.raises(Failure), all_or_nothing(net):  # noqa: PT012
-        for change in CHANGES:
-            if change not in (fewer_children, other_child):
-                change(net)
-        raise Failure
+    with pytest.raises(Failure):
+        form(net, *(set(CHANGES) - {fewer_children, other_child}), error=Failure)
     assert state(net) == before
+
+
+def test_an_exception_undoes_what_was_done_to_the_modes_of_torch() -> None:
+    @atomic
+    def leave_modes(model: nn.Module) -> None:
+        torch.set_grad_enabled(False)
+        _pop_mode()
+        torch.device("meta").__enter__()
+        raise Failure
+
+    outer = DeviceContext(torch.device("cpu"))
+    with outer:
+        before = _get_current_function_mode_stack()
+        assert before[-1] is outer
+        with pytest.raises(Failure):
+            leave_modes(model())
+        after = _get_current_function_mode_stack()
+        assert all(now is then for now, then in zip(after, before, strict=True))
+        assert torch.is_grad_enabled()
+
+
+@atomic
+def freeze(model: nn.Module) -> None:
+    model.eval()
+    raise Failure
+
+
+def test_the_model_may_be_given_by_name() -> None:
+    net = model()
+    before = state(net)
+    with pytest.raises(Failure):
+        freeze(model=net)
+    assert state(net) == before
+
+
+def test_the_function_itself_says_what_is_wrong_with_its_arguments() -> None:
+    with pytest.raises(TypeError, match=r"freeze\(\) missing 1 required positional argument"):
+        freeze()  # type: ignore[call-arg]
+    with pytest.raises(AttributeError, match="'str' object has no attribute 'eval'"):
+        freeze("a name")  # type: ignore[arg-type]
+
+
+def test_what_the_function_gives_and_says_of_itself_is_kept() -> None:
+    @atomic
+    def name(model: nn.Module, *, loud: bool = False) -> str:
+        """Says who it is."""
+        return "NET" if loud else "net"
+
+    assert name(model(), loud=True) == "NET"
+    assert name.__doc__ == "Says who it is."
+    assert list(inspect.signature(name).parameters) == ["model", "loud"]
