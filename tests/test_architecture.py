@@ -22,6 +22,7 @@ FLOORS = (
     ("export",),
     ("validation",),
     ("analysis", "training"),
+    ("compat",),
     ("recipe", "staging", "loading", "pipeline"),
     ("cli",),
 )

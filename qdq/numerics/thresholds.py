@@ -98,12 +98,12 @@ def entropy_range(hist: Histogram) -> tuple[float, float]:
     if not counts.any():
         return hist.amin, hist.amax
     ends = np.arange(levels, LINEAR_BINS + 1)
-    threshold = float(ends[_divergence(counts, ends, levels).argmin()] * width)
+    threshold = float(ends[divergence(counts, ends, levels).argmin()] * width)
     return max(min(hist.amin, 0.0), -threshold), min(max(hist.amax, 0.0), threshold)
 
 
-def _divergence(counts: Array, ends: NDArray[np.int64], levels: int) -> Array:
-    """KL divergence for each end, +inf where the reference has mass that the candidate has not.
+def divergence(counts: Array, ends: NDArray[np.int64], levels: int) -> Array:
+    """KL divergence for each end >= levels, +inf where the candidate lacks the reference's mass.
 
     With S and N the sum and the number of occupied bins of each group, the candidate holds S/N
     in every occupied bin, so that sum p log q = sum S log(S/N) + tail log(q of the last bin).

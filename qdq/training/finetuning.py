@@ -8,7 +8,7 @@ from torch import nn
 
 from qdq.data import device_of
 from qdq.errors import CalibrationError, InputError
-from qdq.insertion.placing import insertion_of
+from qdq.insertion.placing import found_insertion
 from qdq.insertion.switches import quantizers
 from qdq.nn import callsites
 from qdq.records.training import FinetuneReport
@@ -84,7 +84,7 @@ def finetune(
         checkpoint: a file that `qdq.save` writes with each new best.
 
     Raises:
-        StepError: nothing was inserted, or Lightning is not installed.
+        StepError: the model has no quantizers, or Lightning is not installed.
         CalibrationError: an active site has no range.
         PolicyError: a pattern fits no parameter, or only frozen ones.
         RegistryError: no such loss or optimizer.
@@ -92,7 +92,8 @@ def finetune(
             without `val`, or a checkpoint that cannot be written.
         TrainingError: the loss or a weight became NaN or infinite.
     """
-    target = insertion_of(model).target.name
+    inserted = found_insertion(model)
+    target = "its own" if inserted is None else inserted.target.name
     course = Course(
         epochs=epochs,
         lr=lr,

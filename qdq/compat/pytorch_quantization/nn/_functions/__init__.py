@@ -1,0 +1,1 @@
+"""What quantized recurrent layers compute."""

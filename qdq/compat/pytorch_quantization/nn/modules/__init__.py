@@ -1,0 +1,1 @@
+"""The quantized modules, each where NVIDIA's stands."""
