@@ -19,6 +19,8 @@ Between: TypeAlias = Callable[[str, str], Collection[str]]
 
 # The child of a module that holds the quantizers of calls in its forward.
 CALL_SITES = "_call_sites"
+# There it stands for the dots between modules: a container's calls are held by who is around it.
+INSIDE = "/"
 
 _ARROW = "->"
 _ATTRIBUTE = re.compile(r"^_(?P<role>input|weight|output)_quantizer(?P<many>s)?$")
@@ -35,13 +37,21 @@ def site_name(quantizer_path: str) -> str:
         `conv1.input`, `add.input_1`; a path that follows no convention is its own name. What
         holds the quantizers of call sites is left out: `block._call_sites.add_0` is `block.add_0`.
     """
-    parts = [part for part in quantizer_path.split(".") if part != CALL_SITES]
+    parts = quantizer_path.split(".")
+    if CALL_SITES in parts:
+        holder = parts.index(CALL_SITES)
+        parts[holder : holder + 2] = parts[holder + 1].split(INSIDE)
     for depth in (1, 2):
         found = _ATTRIBUTE.match(parts[-depth]) if len(parts) >= depth else None
         if found and bool(found["many"]) == (depth == 2):
             index = f"_{parts[-1]}" if depth == 2 else ""
             return ".".join([*parts[:-depth], found["role"] + index])
-    return quantizer_path
+    return ".".join(parts)
+
+
+def is_weight(site: str) -> bool:
+    """Whether the site holds a weight: a constant, whose range and codes are known at once."""
+    return site.rpartition(".")[2].startswith("weight")
 
 
 def owner(site: str) -> str:

@@ -1,17 +1,20 @@
 """torch.onnx, called one way: a model in, an ONNX model in memory out."""
 
-import inspect
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import onnx
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from qdq.data import call, tensors_of
 from qdq.errors import ExportError
+from qdq.nn.attention import QuantMultiheadAttention, attend
 from qdq.nn.symbolic import MARKER_DOMAIN, emitting_markers
 
 OLDEST_OPSET = 13  # the first with per-channel Q/DQ (T05)
@@ -49,7 +52,13 @@ def to_onnx(
     with torch.no_grad():
         results = tensors_of(call(model, example_inputs))
     count = len(tensors_of(example_inputs))
-    keywords = _keywords(model, example_inputs) if isinstance(example_inputs, Mapping) else None
+    keywords = None
+    if isinstance(example_inputs, Mapping):
+        keywords = [
+            name
+            for key, value in example_inputs.items()
+            for name in _numbered(key, len(tensors_of(value)))
+        ]
     ins = input_names or keywords or _numbered("input", count)
     outs = output_names or _numbered("output", len(results))
     for names, wanted, what in ((ins, count, "input"), (outs, len(results), "output")):
@@ -74,22 +83,22 @@ def _export(
     axes: dict[str, dict[int, str]] | None,
 ) -> None:
     args: tuple[Any, ...] = (example_inputs,)
-    kwargs: dict[str, Any] | None = None
+    traced = model
     if isinstance(example_inputs, Mapping):
-        args, kwargs = (), dict(example_inputs)
+        # The exporter would sort keywords by the signature, which a decorator may hide.
+        args, traced = tuple(example_inputs.values()), _Keywords(model, list(example_inputs))
     elif isinstance(example_inputs, (tuple, list)):
         args = tuple(example_inputs)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _taken_apart(model), _Products():
         # Torch deprecates this exporter, the only one that writes a true opset 13.
         warnings.simplefilter("ignore", DeprecationWarning)
         # It says of some Slices that it leaves them in the graph, which is where they belong.
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1")
         try:
             torch.onnx.export(
-                model,
+                traced,
                 args,
                 buffer,  # type: ignore[arg-type]  # its stub forgot the in-memory file it takes
-                kwargs=kwargs,
                 input_names=ins,
                 output_names=outs,
                 opset_version=opset,
@@ -108,11 +117,43 @@ def _export(
             ) from error
 
 
-def _keywords(model: nn.Module, inputs: Mapping[str, object]) -> list[str]:
-    """A name per tensor, in the order of the forward's signature: so the exporter takes them."""
-    signature = [name for name in inspect.signature(model.forward).parameters if name in inputs]
-    order = [*signature, *(name for name in inputs if name not in signature)]
-    return [name for key in order for name in _numbered(key, len(tensors_of(inputs[key])))]
+class _Products(TorchFunctionMode):
+    """Writes attention as matrix products: below opset 14 the exporter does not know it."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        apart = attend if func is F.scaled_dot_product_attention else func
+        return apart(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _taken_apart(model: nn.Module) -> Iterator[None]:
+    """Multi-head attentions are calls of their own, which hide nothing from the mode above."""
+    opaque = [each for each in model.modules() if type(each) is nn.MultiheadAttention]
+    try:
+        for each in opaque:
+            each.__class__ = QuantMultiheadAttention
+        yield
+    finally:
+        for each in opaque:
+            each.__class__ = nn.MultiheadAttention
+
+
+class _Keywords(nn.Module):
+    """The model, called with its keywords in a fixed order."""
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+        self.train(model.training)
+
+    def forward(self, *values: Any) -> Any:
+        return self.model(**dict(zip(self.names, values, strict=True)))
 
 
 def _numbered(stem: str, count: int) -> list[str]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from qdq.graph.passes import PASSES
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.placing import insertion_of, retarget
 from qdq.insertion.switches import quantizers
-from qdq.nn.symbolic import MARKER, emit_markers
+from qdq.nn.symbolic import MARKER, MarkedCall, emit_markers
 from qdq.numerics.affine import QParams, quantize, quantize_bias
 from qdq.records.export import ExportReport, SiteRow
-from qdq.sites import owner
+from qdq.sites import is_weight
 from qdq.targets import Target
 from qdq.targets.target import TargetLike
 from qdq.version import version
@@ -84,11 +85,15 @@ def _export(
     model: nn.Module, example_inputs: object, path: Path, opset: int, **naming: Any
 ) -> ExportReport:
     target = insertion_of(model).target
-    grids = _grids(model, target)
+    active = {site: quantizer for site, quantizer in quantizers(model).items() if quantizer.on}
+    for site, quantizer in active.items():
+        if not is_weight(site):
+            _site_grid(site, quantizer.grid())  # what cannot be written is said before the work
     with emit_markers() as calls:
         traced = to_onnx(model, example_inputs, opset=opset, **naming)
     graph = gs.import_onnx(traced)
-    _refuse_lost_sites(graph, calls, grids)
+    _refuse_lost_sites(graph, [call.site for call in calls], active)
+    grids = {call.site: _written(call, target) for call in calls}
     names = lower(graph, grids, marker=MARKER)
     for rewrite in PASSES[target.quantize_outputs]:
         rewrite(graph)
@@ -100,32 +105,19 @@ def _export(
     return ExportReport(str(path), target.name, opset, len(content), digest, rows)
 
 
-def _grids(model: nn.Module, target: Target) -> dict[str, SiteGrid]:
-    """Scales and codes of every site that is on, from the functions the simulation uses."""
-    modules: dict[str, Any] = dict(model.named_modules())
-    grids: dict[str, SiteGrid] = {}
-    for site, quantizer in quantizers(model).items():
-        if not quantizer.on:
-            continue
-        if not site.endswith("weight"):
-            grids[site] = _site_grid(site, quantizer.grid())
-            continue
-        layer = modules[owner(site)]
-        grid = layer.weight_grid()
-        grids[site] = _site_grid(site, grid, quantize(layer.weight, grid))
-        if layer.bias_is_integer:
-            step = layer.bias_step()
-            codes = quantize_bias(layer.bias, step)
-            axis = 0 if step.dim() else None
-            grids[layer.bias_site] = SiteGrid(
-                layer.bias_site,
-                _array(step),
-                np.zeros(step.shape, np.int32),
-                axis,
-                _array(codes),
-                as_float=not target.integer_bias,
-            )
-    return grids
+def _written(call: MarkedCall, target: Target) -> SiteGrid:
+    """Scale, zero point and codes, by the functions the simulation uses."""
+    if call.grid is not None:
+        codes = quantize(call.x, call.grid) if is_weight(call.site) else None
+        return _site_grid(call.site, call.grid, codes)
+    return SiteGrid(
+        call.site,
+        _array(call.scale),
+        np.zeros(call.scale.shape, np.int32),
+        0 if call.scale.dim() else None,
+        _array(quantize_bias(call.x, call.scale)),
+        as_float=not target.integer_bias,
+    )
 
 
 def _site_grid(site: str, grid: QParams, codes: Tensor | None = None) -> SiteGrid:
@@ -150,9 +142,9 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
     return tensor.detach().cpu().numpy()
 
 
-def _refuse_lost_sites(graph: gs.Graph, calls: list[str], grids: dict[str, SiteGrid]) -> None:
+def _refuse_lost_sites(graph: gs.Graph, calls: list[str], active: Collection[str]) -> None:
     """Every quantizer that is on ran, and every run left its marker in the graph."""
-    idle = sorted(set(grids).difference(calls))
+    idle = sorted(set(active).difference(calls))
     if idle:
         raise ExportError(
             f"{len(idle)} active sites were not reached by the example inputs",

@@ -13,10 +13,11 @@ from qdq.insertion.replacing import attach
 from qdq.insertion.switches import quantizers
 from qdq.insertion.undo import all_or_nothing
 from qdq.insertion.weights import load_tensors, read_tensors, write_tensors
+from qdq.nn.calls import CallSite, QuantCall
 from qdq.nn.twins import TWINS
 from qdq.records.base import plain, to_json_text
 from qdq.records.decisions import Decision
-from qdq.sites import CALL_SITES, owner
+from qdq.sites import owner
 from qdq.targets import Target
 from qdq.targets.opgraph import OpGraph
 
@@ -33,7 +34,7 @@ class _Saved:
     graph: OpGraph | None
     left: tuple[Decision, ...]
     layers: tuple[str, ...]
-    additions: tuple[str, ...]
+    calls: tuple[CallSite, ...]
     disabled: tuple[str, ...]
 
 
@@ -56,12 +57,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         graph=state.graph,
         left=state.left,
         layers=tuple(name for name, each in model.named_modules() if isinstance(each, twins)),
-        additions=tuple(
-            f"{name.removesuffix(CALL_SITES)}{site}"
-            for name, each in model.named_modules()
-            if name.rpartition(".")[2] == CALL_SITES
-            for site, _ in each.named_children()
-        ),
+        calls=tuple(each.site for each in model.modules() if isinstance(each, QuantCall)),
         disabled=tuple(site for site, q in quantizers(model).items() if not q.enabled),
     )
     write_tensors(path, model.state_dict(), {_KEY: to_json_text(plain(saved))})
@@ -103,7 +99,7 @@ def _rebuild(
 ) -> None:
     modules = dict(model.named_modules())
     folded = [row.name for row in saved.left if row.action == "fold"]
-    for name in (*saved.layers, *folded, *map(owner, saved.additions)):
+    for name in (*saved.layers, *folded, *(owner(site.name) for site in saved.calls)):
         if name not in modules:
             raise InputError(
                 f"the file holds a layer {name!r} that this {type(model).__name__} has not",
@@ -125,7 +121,7 @@ def _rebuild(
                 at=str(path),
                 fix="load into a fresh float model, built as it was before it was saved",
             )
-    attach(model, layers, saved.additions)
+    attach(model, layers, saved.calls, saved.graph)
 
 
 def _read_metadata(metadata: dict[str, str], path: str | os.PathLike[str]) -> _Saved:

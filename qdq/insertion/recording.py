@@ -2,7 +2,7 @@
 
 import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 from qdq.data import call, tensors_of
 from qdq.nn import QuantMultiAdd, QuantPool, TensorQuantizer
-from qdq.nn.callsites import ADDITIONS
+from qdq.nn.calls import KINDS, product_operands
 from qdq.nn.twins import TWINS
 from qdq.targets.opgraph import Op, OpGraph
 
+_PRODUCTS = ("linear", "conv", "conv_transpose", "addmm")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 _MODULES: dict[type[nn.Module], str] = {
@@ -31,7 +32,7 @@ _MODULES: dict[type[nn.Module], str] = {
     **dict.fromkeys(BATCH_NORMS, "batch_norm"),
 }
 _FUNCTIONS: dict[str, str] = {
-    **dict.fromkeys(ADDITIONS, "add"),
+    **KINDS,
     **dict.fromkeys(("relu", "relu_"), "relu"),
     "relu6": "relu6",
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), "max_pool"),
@@ -69,6 +70,7 @@ def record(model: nn.Module, example_inputs: object) -> OpGraph:
             if isinstance(module, TensorQuantizer):
                 hooks.enter_context(_passing(module))
         given = tuple(recorder.number(t) for t in tensors_of(example_inputs))
+        recorder.varying.update(given)
         with torch.no_grad(), recorder:
             result = call(model, example_inputs)
     made = tuple(recorder.number(t) for t in tensors_of(result))
@@ -96,6 +98,7 @@ class _Recorder(TorchFunctionMode):
         self._inside_known = 0  # > 0: within a module that was or will be noted as one op
         self._numbers: dict[int, int] = {}
         self._keep: list[Tensor] = []  # a freed tensor's id could be given to another
+        self.varying: set[int] = set()  # the tensors that depend on the model's inputs
 
     def number(self, tensor: Tensor) -> int:
         """The number of a tensor; a new one for a tensor not seen yet."""
@@ -108,13 +111,15 @@ class _Recorder(TorchFunctionMode):
         self._numbers[id(tensor)] = len(self._keep)
         return len(self._keep)
 
-    def note(self, name: str, kind: str, inputs: object, result: object) -> None:
+    def note(self, name: str, kind: str, inputs: object, result: object, **more: Any) -> None:
         """One op; a result that is its own input, an in-place op, counts as a new tensor."""
         made = tensors_of(result)
         if made:
             read = tuple(self.number(t) for t in tensors_of(inputs))
             numbers = tuple(self._renumber(t) for t in made)
-            self.ops.append(Op(name, kind, read, numbers, made[0].dim()))
+            if not self.varying.isdisjoint(read):
+                self.varying.update(numbers)
+            self.ops.append(Op(name, kind, read, numbers, made[0].dim(), **more))
 
     def __torch_function__(
         self,
@@ -123,12 +128,40 @@ class _Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         if not self._inside_known:
-            kind = _FUNCTIONS.get(_name(func), _name(func))
+            kind = _kind(func, args, kwargs)
             site = self._call_site(kind)
-            self.note(site, _scaled(kind, kwargs or {}), (args, kwargs), result)
+            made = args[0] if kind == "__setitem__" else result
+            if kind in KINDS.values():
+                self._note_call(site, kind, args, kwargs, made)
+            else:
+                self.note(site, kind, (args, kwargs), made)
         return result
+
+    def _note_call(
+        self, name: str, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """A call that may be a site: of a product with constants only the input is read."""
+        found = product_operands(kind, args, kwargs)
+        if found and self._are_constant(found):
+            weight, layer = found["weight"], "linear" if kind in ("matmul", "addmm") else kind
+            if layer == kind or weight.dim() == 2:
+                shape = _shape(layer, weight if layer == kind else weight.t())
+                groups = kwargs.get("groups", args[6] if kind == "conv" and len(args) > 6 else 1)
+                self.note(name, layer, found["input"], result, weight=shape, groups=groups)
+                return
+        prefix = "" if kind not in _PRODUCTS and _is_plain(kwargs) else "other_"
+        if not all(each.is_floating_point() for each in tensors_of(result)):
+            prefix = "integer_"
+        self.note(name, prefix + kind, (args, kwargs), result)
+
+    def _are_constant(self, found: Mapping[str, Any]) -> bool:
+        others = (found["weight"], found.get("bias"))
+        return not any(
+            isinstance(each, Tensor) and self.number(each) in self.varying for each in others
+        )
 
     def _call_site(self, kind: str) -> str:
         path, calls = self._path[-1]
@@ -148,7 +181,7 @@ class _Recorder(TorchFunctionMode):
             self._path.pop()
             self._inside_known -= kind is not None
             if kind is not None and not self._inside_known:
-                self.note(name, kind, (args, kwargs), result)
+                self.note(name, kind, (args, kwargs), result, **_constants(module, kind))
 
         first = module.register_forward_pre_hook(enter)
         second = module.register_forward_hook(leave, with_kwargs=True)
@@ -187,15 +220,19 @@ def trace(model: nn.Module) -> OpGraph | None:
         elif node.op == "call_module":
             module = model.get_submodule(node.target)
             kind = kind_of_module(module) or type(module).__name__
-            ops.append(Op(node.target, kind, read, (numbers[node],)))
+            more = _constants(module, kind)
+            ops.append(Op(node.target, kind, read, (numbers[node],), **more))
         elif node.op in ("call_function", "call_method"):
-            name = node.target if isinstance(node.target, str) else _name(node.target)
-            kind = _FUNCTIONS.get(name, name)
+            kind = _kind(node.target, node.args, node.kwargs)
             path, call = _path(node)
             stem, own = f"{path}.{kind}".lstrip("."), f"{call}.{kind}"
-            ops.append(
-                Op(f"{stem}_{calls[own]}", _scaled(kind, node.kwargs), read, (numbers[node],))
-            )
+            plain = kind not in (*_PRODUCTS, *KINDS.values()) or _is_plain(node.kwargs)
+            if kind in _PRODUCTS and all(each.op == "get_attr" for each in before[1:]):
+                read = read[:1]
+            elif kind in _PRODUCTS:
+                plain = False
+            variant = kind if plain else f"other_{kind}"
+            ops.append(Op(f"{stem}_{calls[own]}", variant, read, (numbers[node],)))
             calls[own] += 1
     return OpGraph(tuple(ops), outputs, tuple(inputs))
 
@@ -207,9 +244,29 @@ def _path(node: fx.Node) -> tuple[str, str]:
     return str(path), str(key)
 
 
-def _scaled(kind: str, kwargs: Mapping[str, object]) -> str:
-    """An add with `alpha` or `out` is counted among the adds, and is none that has a call site."""
-    return "scaled_add" if kind == "add" and kwargs.keys() - {"input", "other"} else kind
+def _kind(func: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    called = _name(func)
+    if called == "interpolate":
+        mode = kwargs.get("mode", args[3] if len(args) > 3 else "nearest")
+        return "resize_nearest" if mode == "nearest" else "resize"
+    return _FUNCTIONS.get(called, called)
+
+
+def _is_plain(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call with these keywords can be a site; `x.add(y, alpha=2)` cannot."""
+    return not kwargs.keys() & {"out", "alpha"}
+
+
+def _constants(module: nn.Module, kind: str) -> dict[str, Any]:
+    """What the graph says of a layer's weight."""
+    weight = getattr(module, "weight", None)
+    if kind not in ("conv", "conv_transpose", "linear") or not isinstance(weight, Tensor):
+        return {}
+    return {"weight": _shape(kind, weight), "groups": getattr(module, "groups", 1)}
+
+
+def _shape(kind: str, weight: Tensor) -> tuple[int, ...]:
+    return tuple((weight.transpose(0, 1) if kind == "conv_transpose" else weight).shape)
 
 
 def _read(node: fx.Node) -> list[fx.Node]:
@@ -234,6 +291,8 @@ class _Tracer(fx.Tracer):
 
 
 def _name(func: object) -> str:
+    if isinstance(func, str):
+        return func
     if func is operator.iadd:
         return "iadd"
     return str(getattr(func, "__name__", type(func).__name__))

@@ -10,10 +10,12 @@ from qdq.insertion.placing import Insertion, settle
 from qdq.insertion.recording import BATCH_NORMS, record, trace
 from qdq.insertion.selecting import select
 from qdq.insertion.undo import all_or_nothing
+from qdq.nn.attention import QuantMultiheadAttention
+from qdq.nn.calls import CallSite
 from qdq.nn.callsites import add_call_site, follow_calls
 from qdq.nn.twins import TWINS
 from qdq.records.decisions import Decision, InsertReport
-from qdq.sites import Patterns, owner
+from qdq.sites import CALL_SITES, Patterns, owner
 from qdq.targets import get
 from qdq.targets.opgraph import OpGraph
 from qdq.targets.target import TargetLike
@@ -61,28 +63,43 @@ def insert(
     require_eval(model, "insert")
     with all_or_nothing(model):
         folded = _fold_norms(model, example_inputs)
+        attentions = [each for each in model.modules() if type(each) is nn.MultiheadAttention]
+        for each in attentions:
+            each.__class__ = QuantMultiheadAttention
         graph = _follow(model, example_inputs)
         selected = select(model, graph, ignore, only)
-        attach(model, selected.layers, selected.additions)
+        attach(model, selected.layers, selected.calls, graph)
+        for each in attentions:
+            if not hasattr(each, CALL_SITES):
+                each.__class__ = nn.MultiheadAttention
         return settle(model, Insertion(chosen, graph, folded + selected.left))
 
 
-def attach(model: nn.Module, layers: Mapping[str, nn.Module], additions: Collection[str]) -> None:
-    """Give these layers and additions their quantizers, in the mode their module is in.
+def attach(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    calls: Collection[CallSite],
+    graph: OpGraph | None,
+) -> None:
+    """Give these layers and calls their quantizers, in the mode their module is in.
 
     Args:
         model: the root.
         layers: modules of types that have a twin.
-        additions: call sites, `layer1.0.add_0`.
+        calls: call sites.
+        graph: the forward they were chosen in.
     """
     for layer in layers.values():
         layer.__class__ = TWINS[type(layer)]
         layer.add_quantizers()  # type: ignore[operator]
         layer.train(layer.training)
-    for site in additions:
-        add_call_site(model.get_submodule(owner(site)), site.rpartition(".")[2])
-    if additions:
-        follow_calls(model)
+    for site in calls:
+        maker = model.get_submodule(owner(site.name))
+        if type(maker) is nn.MultiheadAttention:
+            maker.__class__ = QuantMultiheadAttention
+        add_call_site(model, site)
+    if calls:
+        follow_calls(model, frozenset(op.name for op in graph.ops) if graph else frozenset())
 
 
 def _follow(model: nn.Module, example_inputs: object) -> OpGraph | None:

@@ -1,4 +1,4 @@
-"""Which layers and additions of a model get quantizers, and why the others do not."""
+"""Which layers and calls of a model get quantizers, and why the others do not."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,15 @@ from torch import nn
 
 from qdq.errors import PolicyError
 from qdq.nn import TensorQuantizer
-from qdq.nn.callsites import CONTAINERS
+from qdq.nn.attention import QuantAttention
+from qdq.nn.calls import KINDS, CallSite
+from qdq.nn.callsites import holder_of
 from qdq.nn.twins import TWINS
 from qdq.records.decisions import Decision
-from qdq.sites import Matcher, Patterns, owner
+from qdq.sites import Matcher, Patterns
 from qdq.targets.opgraph import Op, OpGraph
-from qdq.targets.placement import fused_branch
+
+_PAIRS = ("add", "mul", "matmul")
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,17 @@ class Selection:
 
     Attributes:
         layers: modules to replace by their twins.
-        additions: call sites, `layer1.0.add_0`.
+        calls: call sites, `layer1.0.add_0`.
         left: what stays float.
     """
 
     layers: dict[str, nn.Module]
-    additions: tuple[str, ...]
+    calls: tuple[CallSite, ...]
     left: tuple[Decision, ...]
 
 
 def select(model: nn.Module, graph: OpGraph | None, ignore: Patterns, only: Patterns) -> Selection:
-    """Apply the policy to every layer with a twin and every residual addition.
+    """Apply the policy to every layer with a twin and every call that can be a site.
 
     Raises:
         PolicyError: a pattern fits nothing, or nothing is left to quantize.
@@ -48,22 +51,26 @@ def select(model: nn.Module, graph: OpGraph | None, ignore: Patterns, only: Patt
                 left.append(Decision(name, "skip", why))
             else:
                 layers[name] = module
-    additions: list[str] = []
-    for op in _residual_additions(graph, modules, layers):
-        why = policy.refuses(op.name) or _why_not_here(op, modules, graph)
+    calls: list[CallSite] = []
+    for op in _calls(graph, modules):
+        why = policy.refuses(op.name) or _why_not_here(op, model, graph)
         if why:
             left.append(Decision(op.name, "skip", why))
         else:
-            additions.append(op.name)
+            calls.append(_call_site(op))
     policy.finish()
-    if not layers and not any(isinstance(each, TensorQuantizer) for each in modules.values()):
+    if (
+        not layers
+        and not calls
+        and not any(isinstance(each, TensorQuantizer) for each in modules.values())
+    ):
         known = ", ".join(sorted(float_class.__name__ for float_class in TWINS))
         raise PolicyError(
             "nothing is left to quantize",
             at=type(model).__name__,
             fix=f"qdq replaces layers of exactly these types: {known}; see ignore= and only=",
         )
-    return Selection(layers, tuple(additions), tuple(left))
+    return Selection(layers, tuple(calls), tuple(left))
 
 
 class _Policy:
@@ -101,35 +108,52 @@ def _why_not(name: str, module: nn.Module, graph: OpGraph | None) -> str:
     return ""
 
 
-def _residual_additions(
-    graph: OpGraph | None, modules: Mapping[str, nn.Module], layers: Mapping[str, nn.Module]
-) -> list[Op]:
-    """Additions by `+` that end in a convolution of ours on at least one side."""
+def _calls(graph: OpGraph | None, modules: Mapping[str, nn.Module]) -> list[Op]:
+    """The calls of functions that can be sites, each name once."""
     if graph is None:
         return []
-    integer = {name: () for name in layers}
+    named = {op.name: op for op in graph.ops if op.name not in modules}
     return [
         op
-        for op in dict((op.name, op) for op in graph.ops if op.kind == "add").values()
-        if op.name not in modules and fused_branch(op, graph, integer, kinds={"conv"}) is not None
+        for op in named.values()
+        if _call_kind(op) in KINDS.values() and not op.kind.startswith("integer_")
     ]
 
 
-def _why_not_here(op: Op, modules: Mapping[str, nn.Module], graph: OpGraph | None) -> str:
-    calls = graph.calls[op.name] if graph else 0
-    if calls > 1:
+def _call_kind(op: Op) -> str:
+    """What the call is named after: `x @ w` with a constant w is a linear, and a `matmul_0`."""
+    return op.name.rpartition(".")[2].rpartition("_")[0]
+
+
+def _call_site(op: Op) -> CallSite:
+    weighted = op.kind in ("linear", "conv", "conv_transpose")
+    if op.kind == "attention":
+        return CallSite(op.name, op.kind, QuantAttention.INPUTS)
+    return CallSite(op.name, _call_kind(op), 1 if weighted else len(op.inputs), weighted)
+
+
+def _why_not_here(op: Op, model: nn.Module, graph: OpGraph | None) -> str:
+    assert graph is not None
+    if graph.calls[op.name] > 1:
+        calls = graph.calls[op.name]
         return f"called {calls} times in one forward, and one range would have to serve all"
-    if len(op.inputs) != 2 or (graph and not _varying(graph).issuperset(op.inputs)):
+    if op.kind.startswith("other_"):
+        return "a scaled sum, or a product with a weight that is computed"
+    if op.kind == "attention":
+        return ""
+    if not graph.varying.issuperset(op.inputs) or (op.kind in _PAIRS and len(op.inputs) != 2):
         return "one side is a constant (T23)"
-    if isinstance(modules[owner(op.name)], CONTAINERS):
-        return "it is called in a container's own forward, which iterates over its children"
+    if op.kind in ("add", "mul") and graph.is_pointwise(op):
+        return "part of an activation or a normalization, which is one float region (T20, T24)"
+    if op.kind == "add" and _reaches_softmax(op, graph):
+        return "adds the mask of an attention (T20)"
+    if holder_of(model, op.name) is None:
+        return "every module around it goes through its children, and would meet the quantizers"
     return ""
 
 
-def _varying(graph: OpGraph) -> set[int]:
-    """The tensors that depend on the model's inputs; all others are constants."""
-    found = set(graph.inputs)
-    for op in graph.ops:
-        if not found.isdisjoint(op.inputs):
-            found.update(op.outputs)
-    return found
+def _reaches_softmax(op: Op, graph: OpGraph) -> bool:
+    reader = graph.only_reader(op.outputs[0])
+    while reader is not None and reader.kind in ("reshape", "identity", "max", "other_add", "to"):
+        reader = graph.only_reader(reader.outputs[0])
+    return reader is not None and reader.kind in ("softmax", "attention")

@@ -1,8 +1,8 @@
-"""Quantizers at calls that no module stands for: the `x + y` of a residual connection.
+"""Quantizers at calls that no module stands for: `x + y`, `torch.cat`, `F.conv2d`.
 
 A TorchFunctionMode sees every torch function that a forward calls, inside any eager model and with
 its control flow. Module hooks tell whose forward is running; its n-th addition is the call site
-`add_n`. The quantized addition of a call site is a child `_call_sites.add_n` of that module.
+`add_n`. The quantized call is a child `_call_sites.add_n` of that module.
 
 Torch runs no hook when KeyboardInterrupt or SystemExit leaves a forward. So each running forward is
 known by its Python frame too: one that is off the stack is forgotten before anything is replaced.
@@ -10,69 +10,142 @@ known by its Python frame too: one that is off the stack is forgotten before any
 
 import sys
 import threading
+import warnings
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import nn
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
-from qdq.nn.add import QuantAdd, QuantMultiAdd
-from qdq.sites import CALL_SITES
+from qdq.nn.attention import QuantAttention
+from qdq.nn.calls import IN_PLACE, KINDS, CallSite, QuantCall, QuantProduct
+from qdq.nn.quantizer import TensorQuantizer
+from qdq.sites import CALL_SITES, INSIDE, owner
 
-# Names of the torch functions and operators that add two things.
-ADDITIONS = frozenset({"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"})
-_IN_PLACE = frozenset({"add_", "iadd", "__iadd__"})
-# They iterate over their children, and would take our holder for one of them.
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# What a forward that goes through its children calls: it would take our holder for one of them.
+_ITERATING = frozenset({"children", "named_children", "_modules"})
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def add_call_site(module: nn.Module, name: str) -> QuantAdd:
-    """Quantize the addition of this name in the module's own forward.
+def holder_of(model: nn.Module, site: str) -> str | None:
+    """The module that can hold the quantizers of a call: who makes it, or one around that one.
 
     Args:
-        module: whose forward makes the call; `follow_calls` tells the mode of it.
-        name: `add_0` for the first addition there.
+        model: the root.
+        site: `layer1.0.add_0`.
+
+    Returns:
+        Path of the nearest module whose forward does not go through its children; None where the
+        root does so too.
     """
+    path = owner(site)
+    while _iterates(model.get_submodule(path)):
+        if not path:
+            return None
+        path = owner(path)
+    return path
+
+
+def _iterates(module: nn.Module) -> bool:
+    code = getattr(type(module).forward, "__code__", None)
+    return isinstance(module, _CONTAINERS) or (
+        code is not None and not _ITERATING.isdisjoint(code.co_names)
+    )
+
+
+def add_call_site(model: nn.Module, site: CallSite) -> QuantCall:
+    """Quantize one call; `follow_calls` tells the mode whose forward runs.
+
+    Args:
+        model: the root.
+        site: a call that `holder_of` finds a place for.
+    """
+    path = holder_of(model, site.name)
+    assert path is not None
+    module = model.get_submodule(path)
     if not hasattr(module, CALL_SITES):
         module.add_module(CALL_SITES, nn.ModuleDict())
     holder: nn.ModuleDict = getattr(module, CALL_SITES)
-    holder[name] = site = QuantAdd()
+    inner = site.name[len(path) :].lstrip(".")
+    holder[inner.replace(".", INSIDE)] = call = _build(site)
     holder.train(module.training)
-    return site
+    return call
 
 
-def follow_calls(model: nn.Module) -> None:
-    """Let the mode know whose forward runs, wherever additions can happen."""
-    for name, module in model.named_modules():
-        if CALL_SITES not in name.split(".") and _may_add(module):
-            module.register_forward_pre_hook(_enter)
-            module.register_forward_hook(_leave, always_call=True)
+def _build(site: CallSite) -> QuantCall:
+    if site.weighted:
+        return QuantProduct(site)
+    return QuantAttention(site) if site.kind == "attention" else QuantCall(site)
 
 
-def _may_add(module: nn.Module) -> bool:
-    """Everything but torch's leaves and containers, and our own modules that add nothing."""
-    home = type(module).__module__
-    if isinstance(module, _NormBase):
-        return True  # in training mode it counts its batches with `add_`
-    if home.startswith("torch.nn."):
-        return not isinstance(module, CONTAINERS) and any(True for _ in module.children())
-    return not home.startswith("qdq.nn.") or isinstance(module, QuantMultiAdd)
+def follow_calls(model: nn.Module, known: frozenset[str] = frozenset()) -> None:
+    """Let the mode know whose forward runs.
+
+    Args:
+        model: the root, with its call sites.
+        known: names of the calls that were recorded; others are reported when they happen. Empty:
+            nothing is reported.
+    """
+    for path, module in model.named_modules():
+        if CALL_SITES in path.split(".") or isinstance(module, TensorQuantizer):
+            continue
+        around = holder_of(model, f"{path}.call".lstrip("."))
+        held = None if around is None else model.get_submodule(around)
+        sites: nn.ModuleDict | None = getattr(held, CALL_SITES, None)
+        inner = "" if around is None else path[len(around) :].strip(".")
+        module.register_forward_pre_hook(
+            _Enter(
+                sites,
+                f"{inner.replace('.', INSIDE)}{INSIDE}" if inner else "",
+                path,
+                _calls_of(path, module, known),
+            )
+        )
+        module.register_forward_hook(_leave, always_call=True)
+
+
+def _calls_of(path: str, module: nn.Module, known: frozenset[str]) -> frozenset[str] | None:
+    """Keys of the calls that this module made; None for torch's own modules, which may differ."""
+    if not known or type(module).__module__.startswith(("torch.nn.", "qdq.nn.")):
+        return None
+    return frozenset(name.rpartition(".")[2] for name in known if owner(name) == path)
 
 
 class _Frame:
-    """One forward that is running: its call sites, and how many additions it has made."""
+    """One forward that is running: its call sites, and how many calls of each kind it has made."""
 
-    def __init__(self, module: nn.Module, caller: FrameType | None) -> None:
+    def __init__(self, module: nn.Module, entered: "_Enter", caller: FrameType | None) -> None:
         self.module = module
+        # A replica of the module has its own sites; a container has those of the module around.
         self.sites: nn.ModuleDict | None = getattr(module, CALL_SITES, None)
-        self.additions = 0
+        if entered.prefix:
+            self.sites = entered.sites
+        self.entered = entered
+        self.calls: dict[str, int] = {}
         self.caller = caller  # runs the forward; None while torch compiles, which has no frames
+
+    def site(self, kind: str) -> QuantCall | None:
+        """The site of the next call of this kind."""
+        number = self.calls.get(kind, 0)
+        self.calls[kind] = number + 1
+        name = f"{kind}_{number}"
+        if self.sites is not None and self.entered.prefix + name in self.sites:
+            return self.sites[self.entered.prefix + name]  # type: ignore[return-value]
+        if self.entered.known is not None and name not in self.entered.known:
+            path = f"{self.entered.path}.{name}".lstrip(".")
+            warnings.warn(
+                f"the call {path} did not happen when qdq.insert recorded the forward: it runs "
+                "float; pass example inputs that take this way to qdq.insert",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return None
 
 
 class _CallMode(TorchFunctionMode):
-    """Replaces the additions that have a site; there is one mode however deep modules nest."""
+    """Replaces the calls that have a site; there is one mode however deep modules nest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,28 +163,18 @@ class _CallMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        kwargs = kwargs or {}
         called = getattr(func, "__name__", "")
-        if called not in ADDITIONS:
-            return func(*args, **(kwargs or {}))
+        if called not in KINDS:
+            return func(*args, **kwargs)
         self.forget_dead()
         if not self.frames:
-            return func(*args, **(kwargs or {}))
-        frame = self.frames[-1]
-        name = f"add_{frame.additions}"
-        frame.additions += 1
-        both = _operands(args, kwargs or {})
-        if frame.sites is None or name not in frame.sites or not both:
-            return func(*args, **(kwargs or {}))
-        result = frame.sites[name](*both)
-        return both[0].copy_(result) if called in _IN_PLACE else result
-
-
-def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The two tensors; none if there is a scalar, an `alpha` or an `out`."""
-    both = [*args, *(kwargs[name] for name in ("input", "other") if name in kwargs)]
-    others = kwargs.keys() - {"input", "other"}
-    tensors = len(both) == 2 and all(isinstance(each, Tensor) for each in both)
-    return both if tensors and not others else []
+            return func(*args, **kwargs)
+        site = self.frames[-1].site(KINDS[called])
+        if site is None or not site.fits(args, kwargs):
+            return func(*args, **kwargs)
+        result = site(func, args, kwargs)
+        return args[0].copy_(result) if called in IN_PLACE else result
 
 
 def _runs(caller: FrameType | None) -> bool:
@@ -152,14 +215,31 @@ def reset() -> None:
         _push_mode(each)  # type: ignore[no-untyped-call]
 
 
-def _enter(module: nn.Module, args: object) -> None:
-    compiling = torch.compiler.is_compiling()
-    if not compiling:
-        reset()
-    if _running.mode is None:
-        _running.mode = _CallMode()
-        _running.mode.__enter__()  # type: ignore[no-untyped-call]
-    _running.mode.frames.append(_Frame(module, None if compiling else sys._getframe(1)))
+@dataclass(frozen=True, eq=False)
+class _Enter:
+    """Forward pre-hook: from here on this module's calls are counted.
+
+    Attributes:
+        sites: where a container's call sites are, with the module around it.
+        prefix: what their names begin with there; empty for a module that holds its own.
+        path: the module's own.
+        known: the calls it made when it was recorded; None: unknown.
+    """
+
+    sites: nn.ModuleDict | None
+    prefix: str
+    path: str
+    known: frozenset[str] | None
+
+    def __call__(self, module: nn.Module, args: object) -> None:
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
+            reset()
+        if _running.mode is None:
+            _running.mode = _CallMode()
+            _running.mode.__enter__()  # type: ignore[no-untyped-call]
+        caller = None if compiling else sys._getframe(1)
+        _running.mode.frames.append(_Frame(module, self, caller))
 
 
 def _leave(module: nn.Module, args: object, result: object) -> None:

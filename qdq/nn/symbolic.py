@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -24,13 +25,31 @@ MARKER = "Site"
 
 Frozen: TypeAlias = float | list[float]
 
-_calls: ContextVar[list[str] | None] = ContextVar("qdq_marker_calls", default=None)
+
+@dataclass(frozen=True, eq=False)
+class MarkedCall:
+    """One call of a quantizer that left a marker.
+
+    Attributes:
+        site: its name.
+        x: the float tensor; any shape.
+        scale: () or (C,).
+        grid: what x is quantized to; None for an int32 bias.
+    """
+
+    site: str
+    x: Tensor
+    scale: Tensor
+    grid: QParams | None
+
+
+_calls: ContextVar[list[MarkedCall] | None] = ContextVar("qdq_marker_calls", default=None)
 
 
 @contextmanager
-def emit_markers() -> Iterator[list[str]]:
+def emit_markers() -> Iterator[list[MarkedCall]]:
     """Quantizers export as markers inside the block; gives the list their calls are noted in."""
-    calls: list[str] = []
+    calls: list[MarkedCall] = []
     before = _calls.set(calls)
     try:
         yield calls
@@ -51,7 +70,7 @@ def exported_fake_quantize(x: Tensor, grid: QParams, site: str) -> Tensor:
         grid: the grid of the site.
         site: its name.
     """
-    _note(site)
+    _note(MarkedCall(site, x, grid.scale, grid))
     frozen = (_constant(grid.scale), _constant(grid.zero_point), grid.spec)
     return _Exported.apply(x, frozen, site)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -64,14 +83,14 @@ def exported_fake_quantize_bias(bias: Tensor, scale: Tensor, site: str) -> Tenso
         scale: () or (C,).
         site: its name.
     """
-    _note(site)
+    _note(MarkedCall(site, bias, scale, None))
     return _ExportedBias.apply(bias, _constant(scale), site)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _note(site: str) -> None:
+def _note(call: MarkedCall) -> None:
     calls = _calls.get()
     if calls is not None:
-        calls.append(site)
+        calls.append(call)
 
 
 def _constant(tensor: Tensor) -> Frozen:

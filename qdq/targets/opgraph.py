@@ -11,7 +11,17 @@ WEIGHTED = frozenset({"conv", "linear"})
 # Activations that a clamp of the codes does for free: kind -> (lowest, highest value).
 CLAMPS: dict[str, tuple[float, float]] = {"relu": (0.0, float("inf")), "relu6": (0.0, 6.0)}
 # Ops that commute with Q exactly, so that a pair behind them may as well stand before (T14, O12).
-TRANSPARENT = frozenset({"max_pool", "reshape", "transpose", "identity"})
+TRANSPARENT = frozenset({"max_pool", "reshape", "transpose", "identity", "resize_nearest"})
+# Ops that compute each element of their result from the elements of one tensor without weights:
+# what is made of them is an activation function or a normalization, one float region (T20, T24).
+POINTWISE = frozenset(
+    {
+        *CLAMPS, "identity", "sigmoid", "hardsigmoid", "silu", "hardswish", "gelu", "tanh", "erf",
+        "leaky_relu", "prelu", "elu", "softplus", "mish", "hardtanh", "clamp", "exp", "log", "pow",
+        "square", "sqrt", "rsqrt", "neg", "abs", "add", "other_add", "sub", "rsub", "mul",
+        "other_mul", "div", "mean", "var", "sum", "layer_norm", "__pow__",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,9 @@ class Op:
             not among them.
         outputs: numbers of the tensors it makes.
         rank: dimensions of the first output; None where no data told.
+        weight: shape of the constant it multiplies by, (out, in / groups, kernel...); empty where
+            there is none or nobody told.
+        groups: of a convolution.
     """
 
     name: str
@@ -32,6 +45,8 @@ class Op:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     rank: int | None = None
+    weight: tuple[int, ...] = ()
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,29 @@ class OpGraph:
             for tensor in dict.fromkeys(op.inputs):
                 found.setdefault(tensor, []).append(op)
         return {tensor: tuple(ops) for tensor, ops in found.items()}
+
+    @cached_property
+    def varying(self) -> frozenset[int]:
+        """The tensors that depend on the model's inputs; all others are constants."""
+        found = set(self.inputs)
+        for op in self.ops:
+            if not found.isdisjoint(op.inputs):
+                found.update(op.outputs)
+        return frozenset(found)
+
+    @cached_property
+    def roots(self) -> dict[int, int]:
+        """The tensor that each tensor is a pointwise function of: most often itself."""
+        found: dict[int, int] = {}
+        for op in self.ops:
+            before = {found.get(each, each) for each in op.inputs if each in self.varying}
+            root = before.pop() if len(before) == 1 and op.kind in POINTWISE else None
+            found |= {each: each if root is None else root for each in op.outputs}
+        return found
+
+    def is_pointwise(self, op: Op) -> bool:
+        """Whether all its varying inputs are functions of one tensor: `x * sigmoid(x)`."""
+        return len({self.roots.get(each, each) for each in op.inputs if each in self.varying}) == 1
 
     @cached_property
     def calls(self) -> dict[str, int]:

@@ -7,11 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from qdq.records.decisions import Decision
-from qdq.targets.opgraph import CLAMPS, TRANSPARENT, WEIGHTED, Op, OpGraph
+from qdq.targets.opgraph import CLAMPS, POINTWISE, TRANSPARENT, WEIGHTED, Op, OpGraph
 from qdq.targets.target import Target
 
 # Modules that run in integers, and their roles.
 Integer: TypeAlias = Mapping[str, Sequence[str]]
+
+
+# Ops without weights, which run in integers only where it pays.
+_CONDITIONAL = frozenset({"add", "mul", "concat", "avg_pool", "matmul"})
 
 
 def region_end(graph: OpGraph, op: Op) -> tuple[int, tuple[float, float] | None]:
@@ -70,28 +74,77 @@ def place(
 def _left_float(
     sites: Mapping[str, Sequence[str]], graph: OpGraph, target: Target, floating: Collection[str]
 ) -> dict[str, str]:
-    """Modules that this target computes in float, and why."""
-    ops = [op for op in graph.ops if op.name in sites]
+    """Modules that this target computes in float, and why.
+
+    Whether an add or a pool is worth its pairs depends on its neighbours, which may be such too:
+    all start as integer, and those that have no reason to be are taken out until none is left.
+    """
+    ops = [op for op in graph.ops if op.name in sites and op.name not in floating]
     why = {
-        op.name: f"{target.name} has no integer kernel for {op.kind} (O14)"
+        op.name: f"{target.name} has no integer kernel that pays for {op.kind} (O14, T20, T21)"
         for op in ops
         if op.kind in target.float_kinds
     }
-    pools = {op.name: op for op in ops if op.kind == "avg_pool"}
-    others = {name: sites[name] for name in sites if name not in {*why, *pools, *floating}}
-    why |= {name: _why_float_pool(op, graph, target, others) for name, op in pools.items()}
-    return {name: reason for name, reason in why.items() if reason}
+    while True:
+        integer = {name: roles for name, roles in sites.items() if name not in {*floating, *why}}
+        idle = {
+            op.name: reason
+            for op in ops
+            if op.name in integer and (reason := _why_idle(op, graph, target, integer))
+        }
+        if not idle:
+            return why
+        why |= idle
 
 
-def _why_float_pool(op: Op, graph: OpGraph, target: Target, integer: Integer) -> str:
-    maker = graph.producer.get(op.inputs[0])
+def _why_idle(op: Op, graph: OpGraph, target: Target, integer: Integer) -> str:
+    """Why an op without weights should not run in integers; empty where it should."""
+    if op.kind in WEIGHTED or op.kind not in _CONDITIONAL:
+        return ""
+    kind = op.kind.replace("_", " ")
+    if op.kind == "matmul":
+        return "a product of an attention (T20)" if _in_attention(op, graph) else ""
+    if not any(_made_in_integers(tensor, graph, target, integer) for tensor in op.inputs):
+        return f"no integer op makes what this {kind} reads (T28, O13)"
+    if target.quantize_outputs:
+        return ""
+    if op.kind == "add" and fused_branch(op, graph, integer) is not None:
+        return ""
+    if _leaves_as_codes(region_end(graph, op)[0], graph, integer):
+        return ""
+    return f"something float reads this {kind}, and integers in ask for integers out (T13)"
+
+
+def _made_in_integers(tensor: int, graph: OpGraph, target: Target, integer: Integer) -> bool:
+    """Whether an integer op makes it whose result is quantized at no extra cost.
+
+    A Gemm gives floats for free; TensorRT fuses whatever is pointwise into the op before it (T24).
+    """
+    if not target.quantize_outputs:
+        tensor = graph.roots.get(tensor, tensor)
+    maker = graph.producer.get(tensor)
     while maker is not None and (maker.kind in CLAMPS or maker.kind in TRANSPARENT):
         maker = graph.producer.get(maker.inputs[0])
     if maker is None or maker.name not in integer:
-        return "no integer op makes what this pool reads (T28, O13)"
-    if target.quantize_outputs or _leaves_as_codes(region_end(graph, op)[0], graph, integer):
-        return ""
-    return "something float reads this pool, and integers in ask for integers out (T13)"
+        return False
+    return maker.kind != "linear" or not target.quantize_outputs
+
+
+def _in_attention(op: Op, graph: OpGraph) -> bool:
+    """Whether a matmul makes what a softmax reads, or reads what a softmax makes."""
+    between = POINTWISE | TRANSPARENT | {"where", "masked_fill", "to", "float", "contiguous"}
+    work, seen = [op], {op.name}
+    while work:
+        for reader in graph.readers.get(work.pop().outputs[0], ()):
+            if reader.kind == "softmax":
+                return True
+            if reader.kind in between and reader.name not in seen:
+                seen.add(reader.name)
+                work.append(reader)
+    maker = graph.producer.get(op.inputs[0])
+    while maker is not None and maker.kind in between:
+        maker = graph.producer.get(maker.inputs[0])
+    return maker is not None and maker.kind == "softmax"
 
 
 def _decide(
@@ -103,7 +156,7 @@ def _decide(
         return False, "the recorded forward never called this module"
     if role == "output":
         return _decide_output(op, graph, target, integer)
-    if role.startswith("input_") and target.skip_branch_only:
+    if role.startswith("input_") and op.kind == "add" and target.skip_branch_only:
         return _decide_branch(int(role.removeprefix("input_")), op, graph, integer)
     if role == "weight":
         return True, "weight of an integer op (T08, O01)"
@@ -151,24 +204,21 @@ def _decide_branch(index: int, op: Op, graph: OpGraph, integer: Integer) -> tupl
     return True, "skip branch of a residual add (T11)"
 
 
-def fused_branch(
-    op: Op, graph: OpGraph, integer: Integer, *, kinds: Collection[str] = WEIGHTED
-) -> int | None:
+def fused_branch(op: Op, graph: OpGraph, integer: Integer) -> int | None:
     """Which input's convolution an add is fused into: of several, the one on the longer way.
 
     Args:
         op: the add.
         graph: where it stands.
         integer: modules that run in integers.
-        kinds: what may make that input.
 
     Returns:
-        Number of the input; None where no input comes straight from such a module.
+        Number of the input; None where no input comes straight from a convolution.
     """
     candidates = []
     for index, tensor in enumerate(op.inputs):
         maker = _only_for(op, tensor, graph)
-        if maker and maker.kind in kinds and maker.name in integer:
+        if maker and maker.kind == "conv" and maker.name in integer:
             candidates.append((graph.depth[maker.name], index))
     return max(candidates)[1] if candidates else None
 

@@ -29,7 +29,7 @@ class Target:
             reads it, or the op is not run in integers.
         skip_branch_only: of a residual add's inputs, the one that comes straight from a
             convolution stays float, because the add is fused into that convolution.
-        float_kinds: layers with weights that it has no integer kernel for: their sites are off.
+        float_kinds: ops that it has no integer kernel for, or none that pays: their sites are off.
         note: what to tell somebody who runs this target's file somewhere else.
     """
 
@@ -56,6 +56,7 @@ TARGETS.add("tensorrt")(
         integer_bias=False,
         quantize_outputs=False,
         skip_branch_only=True,
+        float_kinds=("attention", "concat"),
         note="made for TensorRT; onnxruntime's CPU provider runs it slower than float: "
         "export for target 'onnxruntime' to deploy there",
     )
@@ -70,7 +71,7 @@ TARGETS.add("onnxruntime")(
         integer_bias=True,
         quantize_outputs=True,
         skip_branch_only=False,
-        float_kinds=("conv_transpose",),
+        float_kinds=("conv_transpose", "attention", "matmul"),
     )
 )
 
