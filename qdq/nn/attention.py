@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -157,15 +158,16 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
     def _heads(self, x: Tensor, batch_axis: int, unbatched: bool) -> Tensor:
         """(N, heads, L, E / heads)."""
         x = x.unsqueeze(0) if unbatched else x.transpose(0, batch_axis)
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
     def _bias(self, q: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
         """What is added to the scores (N, heads, L, S); True in a mask means: do not look."""
         biases = []
         if mask is not None:
             bias = as_bias(~mask if mask.dtype == torch.bool else mask, q)
-            biases.append(bias if bias.dim() == 2 else bias.unflatten(0, (-1, self.num_heads)))
+            one_each = (-1, self.num_heads, *bias.shape[-2:])
+            biases.append(bias if bias.dim() == 2 else bias.view(one_each))
         if padding is not None:
             bias = as_bias(~padding if padding.dtype == torch.bool else padding, q)
             biases.append(bias.view(-1, 1, 1, bias.size(-1)))
-        return None if not biases else torch.stack(torch.broadcast_tensors(*biases)).sum(0)
+        return reduce(torch.add, biases) if biases else None

@@ -14,6 +14,7 @@ from qdq.targets.target import Target
 Integer: TypeAlias = Mapping[str, Sequence[str]]
 
 
+_ENOUGH = 16  # channels, or rows and columns, from which integer kernels always pay (T18, T19)
 # Ops without weights, which run in integers only where it pays.
 _CONDITIONAL = frozenset({"add", "mul", "concat", "avg_pool", "matmul"})
 
@@ -85,6 +86,8 @@ def _left_float(
         for op in ops
         if op.kind in target.float_kinds
     }
+    if target.skip_small:
+        why |= {op.name: reason for op in ops if (reason := _why_small(op, graph))}
     while True:
         integer = {name: roles for name, roles in sites.items() if name not in {*floating, *why}}
         idle = {
@@ -95,6 +98,21 @@ def _left_float(
         if not idle:
             return why
         why |= idle
+
+
+def _why_small(op: Op, graph: OpGraph) -> str:
+    """Why a product has too few channels for integer kernels to pay; empty where it has enough."""
+    if op.kind not in WEIGHTED or not op.weight or min(op.weight[:2]) >= _ENOUGH:
+        return ""
+    outputs, inputs, *kernel = op.weight
+    if op.kind == "linear":
+        return f"a {inputs} x {outputs} product is too small to gain (T18)"
+    if op.groups > 1:
+        pays = outputs % 8 == 0 and min(kernel) >= 3
+    else:
+        enough = op.inputs[0] in graph.inputs or max(inputs, outputs) >= _ENOUGH
+        pays = enough and len(set(kernel)) == 1 and 0 in (inputs % 8, outputs % 8)
+    return "" if pays else f"{inputs} to {outputs} channels are too few to gain (T19)"
 
 
 def _why_idle(op: Op, graph: OpGraph, target: Target, integer: Integer) -> str:

@@ -30,6 +30,7 @@ class Target:
         skip_branch_only: of a residual add's inputs, the one that comes straight from a
             convolution stays float, because the add is fused into that convolution.
         float_kinds: ops that it has no integer kernel for, or none that pays: their sites are off.
+        skip_small: products with too few channels to gain from integers stay float (T18, T19).
         note: what to tell somebody who runs this target's file somewhere else.
     """
 
@@ -40,6 +41,7 @@ class Target:
     quantize_outputs: bool
     skip_branch_only: bool
     float_kinds: tuple[str, ...] = ()
+    skip_small: bool = False
     note: str = ""
 
 
