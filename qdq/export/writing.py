@@ -19,13 +19,13 @@ from qdq.graph.files import save
 from qdq.graph.lowering import SiteGrid, lower
 from qdq.graph.passes import PASSES
 from qdq.insertion.fusing import require_eval
-from qdq.insertion.placing import insertion_of, retarget
+from qdq.insertion.placing import found_insertion, insertion_of, retarget
 from qdq.insertion.switches import quantizers
 from qdq.nn.symbolic import MARKER, MarkedCall, emit_markers
 from qdq.numerics.affine import QParams, quantize, quantize_bias
 from qdq.records.export import ExportReport, SiteRow
 from qdq.sites import is_weight
-from qdq.targets import Target
+from qdq.targets import Target, get
 from qdq.targets.target import TargetLike
 from qdq.version import version
 
@@ -47,47 +47,55 @@ def export_onnx(
     carries target, version and site names in its metadata. Equal models give equal bytes.
 
     Args:
-        model: after `insert` and `calibrate`, in eval mode.
+        model: after `insert` and `calibrate`, in eval mode; one with quantizers by hand, never
+            inserted, is written as it is.
         example_inputs: a tensor, tuple or dict.
         path: where to write; whole or not at all.
-        target: a name or a Target; None: the one the model is placed for.
+        target: a name or a Target; None: the one the model is placed for, tensorrt by hand.
         opset: 13..17.
         dynamic_batch: the first axis of every input and output may vary.
         input_names: one per input tensor; None: the keywords, or input, input_1, ...
         output_names: one per output tensor; None: output, output_1, ...
 
     Raises:
-        StepError: training mode, or nothing inserted.
+        StepError: training mode, or a model without quantizers.
         CalibrationError: an active site has no range.
         ExportError: torch cannot export the model, a site got lost on the way, or a grid has no
             ONNX operator.
         InputError: the inputs or the path cannot be used.
     """
     require_eval(model, "export_onnx")
-    before = insertion_of(model).target
-    if target is not None:
+    state = found_insertion(model)
+    if state is not None and target is not None:
         retarget(model, target)
+    placed = insertion_of(model).target if state is not None else get(target or "tensorrt")
     try:
         return _export(
             model,
             example_inputs,
             Path(path),
             opset,
+            placed,
             dynamic_batch=dynamic_batch,
             input_names=input_names,
             output_names=output_names,
         )
     finally:
-        retarget(model, before)
+        if state is not None:
+            retarget(model, state.target)
 
 
 def _export(
-    model: nn.Module, example_inputs: object, path: Path, opset: int, **naming: Any
+    model: nn.Module,
+    example_inputs: object,
+    path: Path,
+    opset: int,
+    target: Target,
+    **naming: Any,
 ) -> ExportReport:
-    target = insertion_of(model).target
     active = {site: quantizer for site, quantizer in quantizers(model).items() if quantizer.on}
     for site, quantizer in active.items():
-        if not is_weight(site):
+        if not (is_weight(site) or quantizer.dynamic):
             _site_grid(site, quantizer.grid())  # what cannot be written is said before the work
     with emit_markers() as calls:
         traced = to_onnx(model, example_inputs, opset=opset, **naming)

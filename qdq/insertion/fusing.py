@@ -7,17 +7,18 @@ from torch import nn
 from qdq.errors import StepError
 from qdq.insertion.recording import BATCH_NORMS, record, trace
 from qdq.insertion.undo import all_or_nothing
+from qdq.nn.twins import TWINS
 from qdq.numerics.batchnorm import fold
 from qdq.records.decisions import Decision, FuseReport
 from qdq.targets.opgraph import Op, OpGraph
 
 # Exact types and the axis of their weight that holds output channels.
-_FOLDABLE: dict[type[nn.Module], int] = {
-    nn.Conv1d: 0,
-    nn.Conv2d: 0,
-    nn.Conv3d: 0,
-    nn.Linear: 0,
+_FLOAT: dict[type[nn.Module], int] = {
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear), 0),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), 1),
 }
+# Layer -> the axis of its weight that holds the output channels.
+_FOLDABLE = _FLOAT | {TWINS[kind]: axis for kind, axis in _FLOAT.items()}
 
 
 def fuse(model: nn.Module, *, example_inputs: object = None) -> FuseReport:
@@ -117,6 +118,8 @@ def _obstacle(
         return f"something else reads the output of {before.name} too"
     if norm.running_mean is None:
         return "it keeps no running statistics"
+    if _FOLDABLE[type(layer)] and layer.groups != 1:
+        return f"{before.name} is a transposed convolution in groups"
     if isinstance(layer, nn.Linear) and before.rank != 2:
         return "it may not normalize the features of this Linear: pass 2-D example_inputs"
     if len(_owners(model, layer.weight)) != 1:

@@ -33,14 +33,19 @@ class Insertion:
 
 def insertion_of(model: nn.Module) -> Insertion:
     """What `insert` left on the model; StepError where it never ran."""
-    state = getattr(model, _STATE, None)
+    state = found_insertion(model)
     if state is None:
         raise StepError(
             "nothing was inserted into this model",
             at=type(model).__name__,
             fix="call qdq.insert(model, example_inputs) first",
         )
-    return state  # type: ignore[no-any-return]
+    return state
+
+
+def found_insertion(model: nn.Module) -> Insertion | None:
+    """What `insert` left on the model; None where it never ran: all quantizers are by hand."""
+    return getattr(model, _STATE, None)
 
 
 def retarget(model: nn.Module, target: TargetLike) -> InsertReport:
@@ -93,7 +98,7 @@ def settle(model: nn.Module, state: Insertion) -> InsertReport:
 
 def refresh(model: nn.Module) -> None:
     """Place again after switches changed; a model with quantizers of its own is left alone."""
-    state = getattr(model, _STATE, None)
+    state = found_insertion(model)
     if state is not None:
         settle(model, state)
 

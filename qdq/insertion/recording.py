@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from qdq.data import call, tensors_of
-from qdq.nn import QuantMultiAdd, QuantPool, TensorQuantizer
+from qdq.nn import QuantJoin, QuantPool, TensorQuantizer
 from qdq.nn.calls import KINDS, product_operands
 from qdq.nn.twins import TWINS
 from qdq.targets.opgraph import Op, OpGraph
@@ -46,7 +46,7 @@ def kind_of_module(module: nn.Module) -> str | None:
     """The op a module is as a whole; None for one whose inside is looked at."""
     twin = TWINS.get(type(module))
     kind = getattr(twin or module, "kind", None)
-    if twin is not None or isinstance(module, (QuantMultiAdd, QuantPool, *TWINS.values())):
+    if twin is not None or isinstance(module, (QuantJoin, QuantPool, *TWINS.values())):
         return kind
     return _MODULES.get(type(module))
 

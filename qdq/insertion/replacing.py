@@ -6,10 +6,11 @@ from torch import nn
 
 from qdq.errors import StepError
 from qdq.insertion.fusing import fuse, require_eval
-from qdq.insertion.placing import Insertion, settle
+from qdq.insertion.placing import Insertion, found_insertion, settle
 from qdq.insertion.recording import BATCH_NORMS, record, trace
 from qdq.insertion.selecting import select
 from qdq.insertion.undo import all_or_nothing
+from qdq.nn import TensorQuantizer
 from qdq.nn.attention import QuantMultiheadAttention
 from qdq.nn.calls import CallSite
 from qdq.nn.callsites import add_call_site, follow_calls
@@ -29,11 +30,16 @@ def insert(
     ignore: Patterns = (),
     only: Patterns = (),
 ) -> InsertReport:
-    """Replace layers by their quantized twins, in place, and switch on what the target wants.
+    """Give a model quantizers wherever a target may want them, in place, and switch on those.
 
     A layer is replaced if its type is exactly a registered one; a subclass may compute something
     else and stays. BatchNorms are folded first (see `fuse`). Parameters keep their names, values
-    and identity; hooks stay.
+    and identity; hooks stay. Layers that were built quantized keep the quantizers they have.
+
+    Calls of torch's functions become sites too, wherever in the forward they stand: additions,
+    gates, products, concatenations, poolings, attention. Which of them are active is the target's
+    choice, and `report.rows` says why. A call that did not happen in the recorded forward runs
+    float, with a RuntimeWarning.
 
     Args:
         model: in eval mode.
@@ -54,9 +60,9 @@ def insert(
         InputError: the model does not take these inputs.
     """
     chosen = get(target)
-    if any(isinstance(module, tuple(TWINS.values())) for module in model.modules()):
+    if found_insertion(model) is not None:
         raise StepError(
-            "this model has quantized layers already",
+            "quantizers were inserted into this model already",
             at=type(model).__name__,
             fix="insert into a fresh float model, or use qdq.retarget for another target",
         )
@@ -72,6 +78,10 @@ def insert(
         for each in attentions:
             if not hasattr(each, CALL_SITES):
                 each.__class__ = nn.MultiheadAttention
+        for module in selected.off:
+            for quantizer in module.modules():
+                if isinstance(quantizer, TensorQuantizer):
+                    quantizer.enabled = False
         return settle(model, Insertion(chosen, graph, folded + selected.left))
 
 

@@ -25,11 +25,13 @@ class Selection:
     Attributes:
         layers: modules to replace by their twins.
         calls: call sites, `layer1.0.add_0`.
+        off: modules that have quantizers of their own, which the user wants left float.
         left: what stays float.
     """
 
     layers: dict[str, nn.Module]
     calls: tuple[CallSite, ...]
+    off: tuple[nn.Module, ...]
     left: tuple[Decision, ...]
 
 
@@ -43,9 +45,12 @@ def select(model: nn.Module, graph: OpGraph | None, ignore: Patterns, only: Patt
     policy = _Policy(ignore, only, modules)
     layers: dict[str, nn.Module] = {}
     left: list[Decision] = []
+    off: list[nn.Module] = []
     for name, module in modules.items():
         refused = policy.refuses(name)
-        if isinstance(module, tuple(TWINS)):
+        if type(module) in TWINS.values():
+            off += [module] if refused else []
+        elif isinstance(module, tuple(TWINS)):
             why = refused or _why_not(name, module, graph)
             if why:
                 left.append(Decision(name, "skip", why))
@@ -70,7 +75,7 @@ def select(model: nn.Module, graph: OpGraph | None, ignore: Patterns, only: Patt
             at=type(model).__name__,
             fix=f"qdq replaces layers of exactly these types: {known}; see ignore= and only=",
         )
-    return Selection(layers, tuple(calls), tuple(left))
+    return Selection(layers, tuple(calls), tuple(off), tuple(left))
 
 
 class _Policy:

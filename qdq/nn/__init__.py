@@ -1,6 +1,14 @@
 """TensorQuantizer and the quantized modules: state only; the arithmetic lives in numerics/."""
 
-from qdq.nn.add import QuantAdd, QuantMultiAdd
+from qdq.nn.add import (
+    QuantAdd,
+    QuantConcat,
+    QuantJoin,
+    QuantMatMul,
+    QuantMul,
+    QuantMultiAdd,
+)
+from qdq.nn.attention import QuantMultiheadAttention
 from qdq.nn.conv import (
     QuantConv1d,
     QuantConv2d,
@@ -43,6 +51,7 @@ __all__ = [
     "QuantAvgPool1d",
     "QuantAvgPool2d",
     "QuantAvgPool3d",
+    "QuantConcat",
     "QuantConv1d",
     "QuantConv2d",
     "QuantConv3d",
@@ -55,13 +64,17 @@ __all__ = [
     "QuantInstanceNorm1d",
     "QuantInstanceNorm2d",
     "QuantInstanceNorm3d",
+    "QuantJoin",
     "QuantLSTM",
     "QuantLSTMCell",
     "QuantLinear",
+    "QuantMatMul",
     "QuantMaxPool1d",
     "QuantMaxPool2d",
     "QuantMaxPool3d",
+    "QuantMul",
     "QuantMultiAdd",
+    "QuantMultiheadAttention",
     "QuantPool",
     "QuantRecurrent",
     "QuantWeighted",
