@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from qdq.errors import StepError
-from qdq.nn import QuantWeighted, TensorQuantizer
+from qdq.nn import TensorQuantizer
+from qdq.nn.operands import QuantOperands
 from qdq.records.decisions import Decision, InsertReport
 from qdq.sites import owner, site_name
 from qdq.targets import Target, get
@@ -90,7 +91,7 @@ def settle(model: nn.Module, state: Insertion) -> InsertReport:
             else target.activation
         )
     for module in model.modules():
-        if isinstance(module, QuantWeighted):
+        if isinstance(module, QuantOperands):
             module.integer_bias = True
     _set_limits(sites, state.graph)
     return InsertReport(target.name, decisions + state.left)

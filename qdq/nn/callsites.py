@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._dynamo import eval_frame
+from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from qdq.nn.attention import QuantAttention
 from qdq.nn.calls import IN_PLACE, KINDS, CallSite, QuantCall, QuantProduct
-from qdq.nn.quantizer import TensorQuantizer
 from qdq.sites import CALL_SITES, INSIDE, owner
 
 # What a forward that goes through its children calls: it would take our holder for one of them.
@@ -89,7 +90,7 @@ def follow_calls(model: nn.Module, known: frozenset[str] = frozenset()) -> None:
             nothing is reported.
     """
     for path, module in model.named_modules():
-        if CALL_SITES in path.split(".") or isinstance(module, TensorQuantizer):
+        if CALL_SITES in path.split("."):
             continue
         around = holder_of(model, f"{path}.call".lstrip("."))
         held = None if around is None else model.get_submodule(around)
@@ -126,6 +127,11 @@ class _Frame:
         self.calls: dict[str, int] = {}
         self.caller = caller  # runs the forward; None while torch compiles, which has no frames
 
+    @property
+    def counts(self) -> bool:
+        """Whether it matters which of its calls comes next."""
+        return self.sites is not None or self.entered.known is not None
+
     def site(self, kind: str) -> QuantCall | None:
         """The site of the next call of this kind."""
         number = self.calls.get(kind, 0)
@@ -133,7 +139,8 @@ class _Frame:
         name = f"{kind}_{number}"
         if self.sites is not None and self.entered.prefix + name in self.sites:
             return self.sites[self.entered.prefix + name]  # type: ignore[return-value]
-        if self.entered.known is not None and name not in self.entered.known:
+        known = self.entered.known
+        if known is not None and name not in known and not torch.compiler.is_compiling():
             path = f"{self.entered.path}.{name}".lstrip(".")
             warnings.warn(
                 f"the call {path} did not happen when qdq.insert recorded the forward: it runs "
@@ -144,17 +151,39 @@ class _Frame:
         return None
 
 
-class _CallMode(TorchFunctionMode):
-    """Replaces the calls that have a site; there is one mode however deep modules nest."""
+class _Running(threading.local):
+    """What this thread is in the middle of.
+
+    Torch's compiler knows one object by the way to it: the mode and the hooks both come here.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
+        self.mode: _CallMode | None = None
         self.frames: list[_Frame] = []
+        self.asked: list[str] = []  # the call that the mode is deciding about, if any
 
     def forget_dead(self) -> None:
         """Drop forwards that were left without a word: those inside the innermost that runs."""
         while self.frames and not _runs(self.frames[-1].caller):
             self.frames.pop()
+
+    def innermost(self, caller: FrameType | None) -> _Frame | None:
+        """The forward that makes a call.
+
+        Args:
+            caller: the Python frame that called; None while torch compiles.
+        """
+        if caller is not None:
+            self.forget_dead()
+        frame = self.frames[-1] if self.frames else None
+        if frame is None or caller is None or isinstance(frame.module, GraphModule):
+            return frame
+        # A graph that the compiler made of this very forward has its quantizers in it.
+        return None if caller.f_code.co_filename.startswith("<eval_with_key>") else frame
+
+
+class _CallMode(TorchFunctionMode):
+    """Replaces the calls that have a site; there is one mode however deep modules nest."""
 
     def __torch_function__(
         self,
@@ -165,16 +194,25 @@ class _CallMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         called = getattr(func, "__name__", "")
-        if called not in KINDS:
+        # While it decides about one call, others are torch's own doing: eager torch keeps them
+        # from a mode, the compiler does not.
+        if called not in KINDS or _running.asked:
             return func(*args, **kwargs)
-        self.forget_dead()
-        if not self.frames:
+        frame = _running.innermost(None if torch.compiler.is_compiling() else sys._getframe(1))
+        if frame is None or not frame.counts:
             return func(*args, **kwargs)
-        site = self.frames[-1].site(KINDS[called])
-        if site is None or not site.fits(args, kwargs):
-            return func(*args, **kwargs)
-        result = site(func, args, kwargs)
-        return args[0].copy_(result) if called in IN_PLACE else result
+        _running.asked.append(called)
+        try:
+            site = frame.site(KINDS[called])
+            if site is None or not site.fits(args, kwargs):
+                return func(*args, **kwargs)
+            result = site(func, args, kwargs)
+            return args[0].copy_(result) if called in IN_PLACE else result
+        finally:
+            _running.asked.pop()
+
+
+_running = _Running()
 
 
 def _runs(caller: FrameType | None) -> bool:
@@ -183,13 +221,6 @@ def _runs(caller: FrameType | None) -> bool:
     while frame is not None and frame is not caller:
         frame = frame.f_back
     return frame is caller
-
-
-class _Running(threading.local):
-    mode: _CallMode | None = None
-
-
-_running = _Running()
 
 
 def reset() -> None:
@@ -201,10 +232,11 @@ def reset() -> None:
     mode = _running.mode
     if mode is None:
         return
-    mode.forget_dead()
-    if mode.frames:
+    _running.forget_dead()
+    if _running.frames:
         return
     _running.mode = None
+    _running.asked.clear()
     above: list[TorchFunctionMode] = []
     while torch._C._len_torch_function_stack():
         top = _pop_mode()  # type: ignore[no-untyped-call]
@@ -239,17 +271,27 @@ class _Enter:
             _running.mode = _CallMode()
             _running.mode.__enter__()  # type: ignore[no-untyped-call]
         caller = None if compiling else sys._getframe(1)
-        _running.mode.frames.append(_Frame(module, self, caller))
+        _running.frames.append(_Frame(module, self, caller))
 
 
 def _leave(module: nn.Module, args: object, result: object) -> None:
     mode = _running.mode
     if mode is None:  # a hook before `_enter` raised
         return
-    for depth in reversed(range(len(mode.frames))):
-        if mode.frames[depth].module is module:
-            del mode.frames[depth:]
+    frames = _running.frames
+    for depth in reversed(range(len(frames))):
+        if frames[depth].module is module:
+            del frames[depth:]
             break
-    if not mode.frames:
+    if not frames:
         _running.mode = None
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+
+_RUN_AS_IT_IS = eval_frame._FrameExecStrategy(
+    eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT
+)
+for _hook in (_Enter.__call__, _leave):
+    # The compiler runs the hooks of the root outside of what it compiles; there it shall not make
+    # a program of its own of them. Inside, it follows them.
+    eval_frame.set_code_exec_strategy(_hook.__code__, _RUN_AS_IT_IS)
