@@ -49,11 +49,6 @@ def site_name(quantizer_path: str) -> str:
     return ".".join(parts)
 
 
-def is_weight(site: str) -> bool:
-    """Whether the site holds a weight: a constant, whose range and codes are known at once."""
-    return site.rpartition(".")[2].startswith("weight")
-
-
 def owner(site: str) -> str:
     """The module a site belongs to: `conv1.input` -> `conv1`; "" for the root's own."""
     return site.rpartition(".")[0]

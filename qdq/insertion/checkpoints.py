@@ -1,7 +1,8 @@
 """A quantized model in one safetensors file, and back into a fresh float model."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +19,7 @@ from qdq.nn.twins import TWINS
 from qdq.records.base import plain, to_json_text
 from qdq.records.decisions import Decision
 from qdq.sites import owner
+from qdq.spec import QuantSpec
 from qdq.targets import Target
 from qdq.targets.opgraph import OpGraph
 
@@ -36,6 +38,7 @@ class _Saved:
     layers: tuple[str, ...]
     calls: tuple[CallSite, ...]
     disabled: tuple[str, ...]
+    specs: Mapping[str, QuantSpec] = field(default_factory=dict)
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -59,6 +62,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         layers=tuple(name for name, each in model.named_modules() if isinstance(each, twins)),
         calls=tuple(each.site for each in model.modules() if isinstance(each, QuantCall)),
         disabled=tuple(site for site, q in quantizers(model).items() if not q.enabled),
+        specs=state.specs,
     )
     write_tensors(path, model.state_dict(), {_KEY: to_json_text(plain(saved))})
 
@@ -86,11 +90,12 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     saved = _read_metadata(metadata, path)
     with all_or_nothing(model):
         _rebuild(model, saved, tensors, path)
-        settle(model, Insertion(saved.target, saved.graph, saved.left))
+        state = Insertion(saved.target, saved.graph, saved.left, saved.specs)
+        settle(model, state)
         sites = quantizers(model)
         for site in saved.disabled:
             sites[site].enabled = False
-        settle(model, Insertion(saved.target, saved.graph, saved.left))
+        settle(model, state)
         load_tensors(model, tensors, at=str(path))
 
 

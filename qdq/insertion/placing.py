@@ -1,6 +1,7 @@
 """What insertion left on a model, and switching its sites on and off for a target."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -8,7 +9,8 @@ from qdq.errors import StepError
 from qdq.nn import TensorQuantizer
 from qdq.nn.operands import QuantOperands
 from qdq.records.decisions import Decision, InsertReport
-from qdq.sites import owner, site_name
+from qdq.sites import is_weight, owner, site_name
+from qdq.spec import QuantSpec
 from qdq.targets import Target, get
 from qdq.targets.opgraph import OpGraph
 from qdq.targets.placement import place, region_end
@@ -25,11 +27,13 @@ class Insertion:
         target: what the active sites are placed for.
         graph: one forward; None where none was recorded.
         left: modules left float and BatchNorms folded, with reasons.
+        specs: site -> grid that the user asked for, whatever the target.
     """
 
     target: Target
     graph: OpGraph | None
     left: tuple[Decision, ...]
+    specs: Mapping[str, QuantSpec] = field(default_factory=dict)
 
 
 def insertion_of(model: nn.Module) -> Insertion:
@@ -79,22 +83,30 @@ def settle(model: nn.Module, state: Insertion) -> InsertReport:
         for path, quantizer in model.named_modules()
         if isinstance(quantizer, TensorQuantizer)
     }
-    decisions = place(_roles(sites), state.graph, target, floating=_floating(sites))
-    for decision in decisions:
+    decisions: list[Decision] = []
+    for decision in place(_roles(sites), state.graph, target, floating=_floating(sites)):
         quantizer = sites[decision.name]
         quantizer.site = decision.name
         quantizer.active = decision.action == "quantize"
-        is_weight = decision.name.endswith("weight")
-        quantizer.spec = (
-            replace(target.weight, keep_axis=quantizer.spec.keep_axis)
-            if is_weight
-            else target.activation
-        )
+        quantizer.spec = _grid_of(decision.name, quantizer.spec.keep_axis, state)
+        own = quantizer.active and decision.name in state.specs
+        why = f"{decision.why}; {quantizer.spec} by spec=" if own else decision.why
+        decisions.append(replace(decision, why=why))
     for module in model.modules():
         if isinstance(module, QuantOperands):
             module.integer_bias = True
     _set_limits(sites, state.graph)
-    return InsertReport(target.name, decisions + state.left)
+    return InsertReport(target.name, (*decisions, *state.left))
+
+
+def _grid_of(site: str, axis: int | None, state: Insertion) -> QuantSpec:
+    """The user's grid, else the target's; on a weight with the axis that keeps scales there."""
+    own = state.specs.get(site)
+    if not is_weight(site):
+        return own or state.target.activation
+    if own is not None and own.keep_axis is not None:
+        return own
+    return replace(own or state.target.weight, keep_axis=axis)
 
 
 def refresh(model: nn.Module) -> None:

@@ -7,8 +7,10 @@ from torch import nn
 from qdq.errors import StepError
 from qdq.insertion.fusing import fuse, require_eval
 from qdq.insertion.placing import Insertion, found_insertion, settle
+from qdq.insertion.policies import Policy, Specs
 from qdq.insertion.recording import BATCH_NORMS, record, trace
 from qdq.insertion.selecting import select
+from qdq.insertion.switches import quantizers
 from qdq.insertion.undo import all_or_nothing
 from qdq.nn import TensorQuantizer
 from qdq.nn.attention import QuantMultiheadAttention
@@ -29,6 +31,7 @@ def insert(
     target: TargetLike = "tensorrt",
     ignore: Patterns = (),
     only: Patterns = (),
+    spec: Specs | None = None,
 ) -> InsertReport:
     """Give a model quantizers wherever a target may want them, in place, and switch on those.
 
@@ -46,9 +49,12 @@ def insert(
         example_inputs: a tensor, tuple or dict to record one forward with. Without them the
             forward is followed by `torch.fx`.
         target: the runtime the sites are placed for; `retarget` changes it later.
-        ignore: modules to leave float: a glob, `re:...`, a class, a callable(name, module), or
-            several; what lies inside a fitting module is left float too.
+        ignore: modules and calls to leave float: a glob, `re:...`, a class, a callable(name,
+            module), a from-to (`layer1->layer3`), or several; what lies inside a fitting module
+            is left float too.
         only: leave everything else float.
+        spec: pattern -> grid of the sites it fits, instead of the target's; the first that fits
+            decides. On a weight, `keep_axis=None` stands for the axis its layer keeps.
 
     Returns:
         One decision per site and per layer left float.
@@ -73,7 +79,8 @@ def insert(
         for each in attentions:
             each.__class__ = QuantMultiheadAttention
         graph = _follow(model, example_inputs)
-        selected = select(model, graph, ignore, only)
+        policy = Policy(ignore, only, spec or {}, dict(model.named_modules()), graph)
+        selected = select(model, graph, policy)
         attach(model, selected.layers, selected.calls, graph)
         for each in attentions:
             if not hasattr(each, CALL_SITES):
@@ -82,7 +89,8 @@ def insert(
             for quantizer in module.modules():
                 if isinstance(quantizer, TensorQuantizer):
                     quantizer.enabled = False
-        return settle(model, Insertion(chosen, graph, folded + selected.left))
+        specs = policy.specs_for(quantizers(model))
+        return settle(model, Insertion(chosen, graph, folded + selected.left, specs))
 
 
 def attach(

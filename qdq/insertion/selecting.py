@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from qdq.errors import PolicyError
+from qdq.insertion.policies import Policy
 from qdq.nn import TensorQuantizer
 from qdq.nn.attention import QuantAttention
 from qdq.nn.calls import KINDS, CallSite
 from qdq.nn.callsites import holder_of
 from qdq.nn.twins import TWINS
 from qdq.records.decisions import Decision
-from qdq.sites import Matcher, Patterns
 from qdq.targets.opgraph import Op, OpGraph
 
 _PAIRS = ("add", "mul", "matmul")
@@ -35,14 +35,13 @@ class Selection:
     left: tuple[Decision, ...]
 
 
-def select(model: nn.Module, graph: OpGraph | None, ignore: Patterns, only: Patterns) -> Selection:
+def select(model: nn.Module, graph: OpGraph | None, policy: Policy) -> Selection:
     """Apply the policy to every layer with a twin and every call that can be a site.
 
     Raises:
         PolicyError: a pattern fits nothing, or nothing is left to quantize.
     """
     modules: dict[str, nn.Module] = dict(model.named_modules())
-    policy = _Policy(ignore, only, modules)
     layers: dict[str, nn.Module] = {}
     left: list[Decision] = []
     off: list[nn.Module] = []
@@ -76,28 +75,6 @@ def select(model: nn.Module, graph: OpGraph | None, ignore: Patterns, only: Patt
             fix=f"qdq replaces layers of exactly these types: {known}; see ignore= and only=",
         )
     return Selection(layers, tuple(calls), tuple(off), tuple(left))
-
-
-class _Policy:
-    """ignore= and only=, asked name by name."""
-
-    def __init__(self, ignore: Patterns, only: Patterns, modules: Mapping[str, nn.Module]) -> None:
-        self._modules = modules
-        self._ignore, self._only = Matcher(ignore, what="ignore"), Matcher(only, what="only")
-        self._asked: list[str] = []
-
-    def refuses(self, name: str) -> str:
-        """Why the user wants this left float; empty if they do not."""
-        self._asked.append(name)
-        ignored, wanted = (each.find(name, self._modules) for each in (self._ignore, self._only))
-        if ignored:
-            return f"ignored by {ignored}"
-        return "only= does not name it" if self._only and not wanted else ""
-
-    def finish(self) -> None:
-        """PolicyError for a pattern that fitted nothing."""
-        for matcher in (self._ignore, self._only):
-            matcher.refuse_idle(name for name in self._asked if name)
 
 
 def _why_not(name: str, module: nn.Module, graph: OpGraph | None) -> str:

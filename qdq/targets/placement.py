@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from qdq.records.decisions import Decision
+from qdq.sites import is_weight
 from qdq.targets.opgraph import CLAMPS, POINTWISE, TRANSPARENT, WEIGHTED, Op, OpGraph
 from qdq.targets.target import Target
 
@@ -61,7 +62,7 @@ def place(
     decisions = []
     for module, roles in sites.items():
         for role in roles:
-            if role != "weight" and module in floating:
+            if not is_weight(role) and module in floating:
                 on, why = False, "part of this layer is switched off, so it runs float (O26)"
             elif module in idle:
                 on, why = False, idle[module]
@@ -176,7 +177,7 @@ def _decide(
         return _decide_output(op, graph, target, integer)
     if role.startswith("input_") and op.kind == "add" and target.skip_branch_only:
         return _decide_branch(int(role.removeprefix("input_")), op, graph, integer)
-    if role == "weight":
+    if is_weight(role):
         return True, "weight of an integer op (T08, O01)"
     return True, "input of an integer op (T08, O01)"
 
