@@ -57,6 +57,7 @@ def lower(graph: gs.Graph, grids: Mapping[str, SiteGrid], *, marker: str) -> dic
     parts: dict[str, list[gs.Constant]] = {}
     calls: Counter[str] = Counter()
     taken = _names_to_stay(graph, marker)
+    whole: dict[str, gs.Variable] = {}  # weights: one DQ serves every call
     for node in [node for node in graph.nodes if node.op == marker]:
         site = node.attrs["site"]
         if site not in grids:
@@ -69,11 +70,16 @@ def lower(graph: gs.Graph, grids: Mapping[str, SiteGrid], *, marker: str) -> dic
         calls[site] += 1
         parts.setdefault(site, _constants(grids[site]))
         result = node.outputs[0]
+        if site in whole and not any(result is output for output in graph.outputs):
+            _read_instead(graph, node, whole[site])
+            continue
         if not any(result is output for output in graph.outputs):
             result.name = f"{site}{repeat}"
             result.name += ".dequantized" if result.name in taken else ""
         _lower_one(graph, node, grids[site], parts[site], repeat)
         names.setdefault(site, str(result.name))
+        if grids[site].codes is not None and not grids[site].as_float:
+            whole.setdefault(site, result)
     return names
 
 
@@ -113,6 +119,15 @@ def _lower_one(
         codes = gs.Constant(f"{grid.site}.codes", grid.codes)
     name = f"{stem}DequantizeLinear{repeat}"
     graph.nodes.append(gs.Node("DequantizeLinear", name, attrs, [codes, *constants], [result]))
+
+
+def _read_instead(graph: gs.Graph, node: gs.Node, instead: gs.Variable) -> None:
+    result = node.outputs[0]
+    node.inputs.clear()
+    node.outputs.clear()
+    graph.nodes.remove(node)
+    for reader in list(result.outputs):
+        reader.inputs = [instead if each is result else each for each in reader.inputs]
 
 
 def _become_constant(tensor: gs.Variable, values: Array) -> None:

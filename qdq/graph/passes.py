@@ -17,10 +17,13 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 def fold_transposed_weights(graph: gs.Graph) -> None:
     """Transpose(DQ(constant codes)) becomes DQ of the transposed codes (O15: MatMul, axis 1)."""
     for node in list(graph.nodes):
-        if node.op != "Transpose":
+        if node.op != "Transpose" or not node.inputs:
             continue
         dequantize = _maker(node.inputs[0])
-        if dequantize is None or dequantize.op != _DEQUANTIZE or len(node.inputs[0].outputs) != 1:
+        if dequantize is None or dequantize.op != _DEQUANTIZE:
+            continue
+        twins = list(node.inputs[0].outputs)
+        if any(each.op != "Transpose" or each.attrs != node.attrs for each in twins):
             continue
         codes = dequantize.inputs[0]
         if not isinstance(codes, gs.Constant):
@@ -36,6 +39,31 @@ def fold_transposed_weights(graph: gs.Graph) -> None:
             result.name = name  # the site is found by it
         dequantize.outputs = [result]
         graph.nodes.remove(node)
+        for twin in twins:
+            if twin is not node:
+                _bypass(graph, twin, result)
+
+
+def pick_codes(graph: gs.Graph) -> None:
+    """Gather(DQ(constant codes)) becomes DQ(Gather(codes)): only what is picked is dequantized.
+
+    onnxruntime would dequantize the whole table in every run.
+    """
+    for node in [each for each in graph.nodes if each.op == "Gather"]:
+        values, result = node.inputs[0], node.outputs[0]
+        dequantize = _maker(values)
+        if dequantize is None or dequantize.op != _DEQUANTIZE or dequantize.inputs[1].values.ndim:
+            continue
+        codes, *grid = dequantize.inputs
+        if not isinstance(codes, gs.Constant):
+            continue
+        picked = gs.Variable(f"{result.name}.codes", codes.values.dtype, result.shape)
+        node.inputs[0], node.outputs = codes, [picked]
+        name = f"{node.name}/{_DEQUANTIZE}"
+        graph.nodes.append(gs.Node(_DEQUANTIZE, name, {}, [picked, *grid], [result]))
+        if not values.outputs and result not in graph.outputs:
+            dequantize.outputs.clear()
+            result.name = values.name  # the site is found by it
 
 
 def quantize_before_commuting(graph: gs.Graph) -> None:
@@ -143,6 +171,20 @@ def _hold(graph: gs.Graph, node: gs.Node) -> None:
     graph.nodes.append(gs.Node("Sum", f"{node.name}/keep_float", {}, [held], [result]))
 
 
+def sum_behind_products(graph: gs.Graph) -> None:
+    """The Add behind a MatMul with a quantized weight becomes a Sum, which computes the same.
+
+    onnxruntime makes a Gemm of MatMul and Add before it looks for Q/DQ, and a Gemm with a float
+    bias or matrix runs float and dequantizes its weight in every run (O16).
+    """
+    for add in [each for each in graph.nodes if each.op == "Add"]:
+        makers = [_maker(each) for each in add.inputs]
+        products = [each for each in makers if each is not None and each.op == "MatMul"]
+        weights = [_maker(each.inputs[1]) for each in products]
+        if any(each is not None and each.op == _DEQUANTIZE for each in weights):
+            add.op = "Sum"
+
+
 def hold_clamps(graph: gs.Graph) -> None:
     """A one-input Sum between a quantized Gemm or MatMul and a Relu or Clip that no Q follows.
 
@@ -161,15 +203,22 @@ def hold_clamps(graph: gs.Graph) -> None:
 
 
 Pass = Callable[[gs.Graph], None]
-COMMON: tuple[Pass, ...] = (fold_transposed_weights, merge_equal_pairs, drop_requantization)
+COMMON: tuple[Pass, ...] = (
+    fold_transposed_weights,
+    pick_codes,
+    merge_equal_pairs,
+    drop_requantization,
+)
 INTEGER_CPU: tuple[Pass, ...] = (
     fold_transposed_weights,
+    pick_codes,
     merge_equal_pairs,
     quantize_before_commuting,
     drop_idle_relu,
     drop_requantization,
     keep_float,
     hold_clamps,
+    sum_behind_products,
 )
 # What runs for a target that wants every op between Q and DQ, and for one that does not.
 PASSES: dict[bool, tuple[Pass, ...]] = {True: INTEGER_CPU, False: COMMON}

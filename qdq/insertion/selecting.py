@@ -7,13 +7,14 @@ from torch import nn
 
 from qdq.errors import PolicyError
 from qdq.insertion.policies import Policy
+from qdq.insertion.recording import kind_of_module
 from qdq.nn import TensorQuantizer
 from qdq.nn.attention import QuantAttention
 from qdq.nn.calls import KINDS, CallSite
 from qdq.nn.callsites import holder_of
-from qdq.nn.twins import TWINS
+from qdq.nn.twins import TWINS, why_float
 from qdq.records.decisions import Decision
-from qdq.targets.opgraph import Op, OpGraph
+from qdq.targets.opgraph import CALLED_AGAIN, Op, OpGraph
 
 _PAIRS = ("add", "mul", "matmul")
 
@@ -82,10 +83,13 @@ def _why_not(name: str, module: nn.Module, graph: OpGraph | None) -> str:
     if type(module) not in TWINS:
         base = next(each.__name__ for each in TWINS if isinstance(module, each))
         return f"a subclass of {base}, which may compute something else: register a twin for it"
+    refused = why_float(module)
+    if refused:
+        return refused
     calls = 1 if graph is None else graph.calls.get(name, 0)
     if calls == 0:
         return "the recorded forward never calls it"
-    if calls > 1:
+    if calls > 1 and kind_of_module(module) not in CALLED_AGAIN:
         return f"called {calls} times in one forward, and one range would have to serve all"
     return ""
 

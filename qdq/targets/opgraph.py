@@ -8,6 +8,9 @@ from functools import cached_property
 
 # Ops with weights that have integer kernels.
 WEIGHTED = frozenset({"conv", "linear"})
+# Layers that one range serves however often a forward calls them: a cell's steps see the same kind
+# of numbers, and an embedding has no range but its table's.
+CALLED_AGAIN = frozenset({"lstm_cell", "gru_cell", "embedding"})
 # Activations that a clamp of the codes does for free: kind -> (lowest, highest value).
 CLAMPS: dict[str, tuple[float, float]] = {"relu": (0.0, float("inf")), "relu6": (0.0, 6.0)}
 # Ops that commute with Q exactly, so that a pair behind them may as well stand before (T14, O12).

@@ -58,7 +58,7 @@ TARGETS.add("tensorrt")(
         integer_bias=False,
         quantize_outputs=False,
         skip_branch_only=True,
-        float_kinds=("attention", "concat"),
+        float_kinds=("attention", "concat", "embedding"),
         note="made for TensorRT; onnxruntime's CPU provider runs it slower than float: "
         "export for target 'onnxruntime' to deploy there",
     )
