@@ -1,8 +1,8 @@
 """sensitivity: quantize one layer at a time, or all but one, and see what the output loses."""
 
 import glob
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import nn
 from qdq.data import read
 from qdq.errors import InputError, SpecError
 from qdq.insertion.fusing import require_eval
-from qdq.insertion.switches import disable_quantization, enable_quantization, quantizers
+from qdq.insertion.switches import disable_quantization, quantizers
 from qdq.numerics.distance import sqnr
 from qdq.progress import track
 from qdq.records.ranking import SensitivityReport, SensitivityRow
@@ -100,14 +100,24 @@ def _layers(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(owner(site) for site, q in quantizers(model).items() if q.on))
 
 
-def _switched(model: nn.Module, layer: str, mode: Mode) -> ExitStack:
-    """Only this layer on, or all but this layer; leaving puts every switch back."""
-    sites = quantizers(model).items()
-    own = [glob.escape(site) for site, q in sites if owner(site) == layer and q.enabled]
-    stack = ExitStack()
-    if mode == "one_on":
-        stack.enter_context(disable_quantization(model))
-        stack.enter_context(enable_quantization(model, own))
-    else:
-        stack.enter_context(disable_quantization(model, own))
-    return stack
+@contextmanager
+def _switched(model: nn.Module, layer: str, mode: Mode) -> Iterator[None]:
+    """Only this layer on, or all but this layer; leaving puts every switch back.
+
+    A layer alone keeps the sites that it has in the whole: what a target would do with it if
+    everything around were float is another question.
+    """
+    sites = quantizers(model)
+    own = [site for site, q in sites.items() if owner(site) == layer and q.enabled]
+    if mode == "one_off":
+        with disable_quantization(model, [glob.escape(site) for site in own]):
+            yield
+        return
+    before = [(quantizer, quantizer.enabled) for quantizer in sites.values()]
+    try:
+        for site, quantizer in sites.items():
+            quantizer.enabled = site in own
+        yield
+    finally:
+        for quantizer, enabled in before:
+            quantizer.enabled = enabled

@@ -70,9 +70,11 @@ def outputs(model: nn.Module) -> np.ndarray:
 def by_hand(model: nn.Module, layer: str, mode: str) -> np.ndarray:
     """Outputs with one layer on, or all but one, by setting every switch and nothing else."""
     own = {f"{layer}.{role}" for role in ("input", "weight", "output", "input_0", "input_1")}
-    for name in qdq.quantizers(model):
-        switch = qdq.enable_quantization if (name in own) == (mode == "one_on") else None
-        (switch or qdq.disable_quantization)(model, name)
+    for name, quantizer in qdq.quantizers(model).items():
+        if mode == "one_on":
+            quantizer.enabled = name in own
+        elif name in own:
+            qdq.disable_quantization(model, name)
     found = outputs(model)
     qdq.enable_quantization(model)
     return found
