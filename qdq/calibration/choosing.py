@@ -54,7 +54,7 @@ def calibrate(
     METHODS[method]  # a misspelled name must not cost a pass over the data
     require_eval(model, "calibrate")
     where = device_of(model) if device is None else device
-    collector = Collector()
+    collector = Collector({site for site, q in _activations(model).items() if q.on})
     steps = track(
         numbered(data, limit=batches), "calibrating", total=length(data, batches), shown=progress
     )

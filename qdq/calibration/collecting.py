@@ -1,5 +1,6 @@
 """Counting, on the device, what the sites of a model see in one float pass."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -14,26 +15,36 @@ class Collector:
     """An observer for every quantizer of one model.
 
     Attributes:
+        required: sites that must be finite; another that is not, the mask of an attention, is
+            left without a histogram.
         batch: number of the batch that is running, for messages.
         counts: per site (BINS,) int64.
         ends: per site (2,) float32: smallest and largest value.
     """
 
+    required: Collection[str] = ()
     batch: int = 0
     counts: dict[str, Tensor] = field(default_factory=dict)
     ends: dict[str, Tensor] = field(default_factory=dict)
+    _dropped: set[str] = field(default_factory=set)
 
     def observe(self, site: str, x: Tensor) -> None:
         """Add the values of x to the site's histogram.
 
         Raises:
-            CalibrationError: x holds NaN or infinity.
+            CalibrationError: x holds NaN or infinity, and the site is required.
         """
+        if site in self._dropped:
+            return
         values = x.detach().float().reshape(-1)
         if not values.numel():
             return
         ends = torch.stack(torch.aminmax(values))
         if not bool(torch.isfinite(ends).all()):
+            if site not in self.required:
+                self._dropped.add(site)
+                self.counts.pop(site, None)
+                return
             raise CalibrationError(
                 f"batch {self.batch} makes NaN or infinity here",
                 at=site,

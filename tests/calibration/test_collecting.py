@@ -110,7 +110,7 @@ def test_the_observed_tensor_and_its_gradients_are_left_alone() -> None:
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_is_an_error_with_batch_and_site(broken: float) -> None:
-    collector = Collector()
+    collector = Collector({"layer1.0.conv1.input"})
     collector.batch = 7
     with pytest.raises(CalibrationError) as caught:
         collector.observe("layer1.0.conv1.input", torch.tensor([0.0, broken, 1.0]))
@@ -120,3 +120,11 @@ def test_what_is_not_finite_is_an_error_with_batch_and_site(broken: float) -> No
         "  fix: the float model is broken on this batch: look at the layers before this site"
     )
     assert collector.histograms() == {}
+
+
+def test_a_site_that_is_not_in_use_is_dropped_when_it_is_not_finite() -> None:
+    collector = Collector({"other.input"})
+    for values in ([0.0, 1.0], [-float("inf"), 0.0], [2.0, 3.0]):
+        collector.observe("mask.input_1", torch.tensor(values))
+    collector.observe("other.input", torch.tensor([1.0]))
+    assert collector.histograms().keys() == {"other.input"}
