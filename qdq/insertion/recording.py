@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from qdq.data import call, tensors_of
 from qdq.nn import QuantJoin, QuantPool, TensorQuantizer
-from qdq.nn.calls import KINDS, product_operands
+from qdq.nn.calls import KINDS, is_counted, product_operands
 from qdq.nn.twins import TWINS
 from qdq.targets.opgraph import Op, OpGraph
 
@@ -132,6 +132,8 @@ class _Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         if not self._inside_known:
             kind = _kind(func, args, kwargs)
+            if kind in KINDS.values() and not is_counted(args, kwargs):
+                kind = f"integer_{kind}"
             site = self._call_site(kind)
             made = args[0] if kind == "__setitem__" else result
             if kind in KINDS.values():
@@ -153,8 +155,6 @@ class _Recorder(TorchFunctionMode):
                 self.note(name, layer, found["input"], result, weight=shape, groups=groups)
                 return
         prefix = "" if kind not in _PRODUCTS and _is_plain(kwargs) else "other_"
-        if not all(each.is_floating_point() for each in tensors_of(result)):
-            prefix = "integer_"
         self.note(name, prefix + kind, (args, kwargs), result)
 
     def _are_constant(self, found: Mapping[str, Any]) -> bool:

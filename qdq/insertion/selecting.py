@@ -99,11 +99,7 @@ def _calls(graph: OpGraph | None, modules: Mapping[str, nn.Module]) -> list[Op]:
     if graph is None:
         return []
     named = {op.name: op for op in graph.ops if op.name not in modules}
-    return [
-        op
-        for op in named.values()
-        if _call_kind(op) in KINDS.values() and not op.kind.startswith("integer_")
-    ]
+    return [op for op in named.values() if _call_kind(op) in KINDS.values()]
 
 
 def _call_kind(op: Op) -> str:

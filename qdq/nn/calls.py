@@ -102,6 +102,14 @@ def tensors_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
     return found
 
 
+def is_counted(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call has a number: arithmetic on integers has none.
+
+    While a model is traced sizes are integer tensors, and what was `size + 1` calls torch.
+    """
+    return any(each.is_floating_point() for each in tensors_in(args, kwargs))
+
+
 def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)

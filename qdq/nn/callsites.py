@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from qdq.nn.attention import QuantAttention
-from qdq.nn.calls import IN_PLACE, KINDS, CallSite, QuantCall, QuantProduct
+from qdq.nn.calls import IN_PLACE, KINDS, CallSite, QuantCall, QuantProduct, is_counted
 from qdq.sites import CALL_SITES, INSIDE, owner
 
 # What a forward that goes through its children calls: it would take our holder for one of them.
@@ -199,7 +199,7 @@ class _CallMode(TorchFunctionMode):
         if called not in KINDS or _running.asked:
             return func(*args, **kwargs)
         frame = _running.innermost(None if torch.compiler.is_compiling() else sys._getframe(1))
-        if frame is None or not frame.counts:
+        if frame is None or not frame.counts or not is_counted(args, kwargs):
             return func(*args, **kwargs)
         _running.asked.append(called)
         try:
