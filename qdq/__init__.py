@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qdq import nn, targets
+    from qdq import compat, nn, targets
     from qdq.analysis.measuring import sensitivity
     from qdq.calibration.choosing import calibrate, choose_ranges
     from qdq.errors import QdqError
     from qdq.export.writing import export_onnx
     from qdq.insertion.checkpoints import load, save
     from qdq.insertion.fusing import fuse
+    from qdq.insertion.initializing import deactivate, initialize, initialized
     from qdq.insertion.placing import retarget
     from qdq.insertion.replacing import insert
     from qdq.insertion.switches import disable_quantization, enable_quantization, quantizers
@@ -31,11 +32,15 @@ _HOMES = {
     "TensorQuantizer": "qdq.nn",
     "calibrate": "qdq.calibration.choosing",
     "choose_ranges": "qdq.calibration.choosing",
+    "compat": "",
+    "deactivate": "qdq.insertion.initializing",
     "disable_quantization": "qdq.insertion.switches",
     "enable_quantization": "qdq.insertion.switches",
     "export_onnx": "qdq.export.writing",
     "finetune": "qdq.training.finetuning",
     "fuse": "qdq.insertion.fusing",
+    "initialize": "qdq.insertion.initializing",
+    "initialized": "qdq.insertion.initializing",
     "insert": "qdq.insertion.replacing",
     "load": "qdq.insertion.checkpoints",
     "nn": "",
@@ -55,11 +60,15 @@ __all__ = [
     "TensorQuantizer",
     "calibrate",
     "choose_ranges",
+    "compat",
+    "deactivate",
     "disable_quantization",
     "enable_quantization",
     "export_onnx",
     "finetune",
     "fuse",
+    "initialize",
+    "initialized",
     "insert",
     "load",
     "nn",

@@ -12,7 +12,7 @@ from qdq.errors import InputError
 from qdq.insertion.placing import Insertion, insertion_of, settle
 from qdq.insertion.replacing import attach
 from qdq.insertion.switches import quantizers
-from qdq.insertion.undo import all_or_nothing
+from qdq.insertion.undo import atomic
 from qdq.insertion.weights import load_tensors, read_tensors, write_tensors
 from qdq.nn.calls import CallSite, QuantCall
 from qdq.nn.twins import TWINS
@@ -76,6 +76,7 @@ def save_ranges(model: nn.Module, path: str | os.PathLike[str]) -> None:
     write_tensors(path, tensors, {})
 
 
+@atomic
 def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Turn a fresh float model into the saved one, in place, all of it or nothing.
 
@@ -88,15 +89,14 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     tensors, metadata = read_tensors(path)
     saved = _read_metadata(metadata, path)
-    with all_or_nothing(model):
-        _rebuild(model, saved, tensors, path)
-        state = Insertion(saved.target, saved.graph, saved.left, saved.specs)
-        settle(model, state)
-        sites = quantizers(model)
-        for site in saved.disabled:
-            sites[site].enabled = False
-        settle(model, state)
-        load_tensors(model, tensors, at=str(path))
+    _rebuild(model, saved, tensors, path)
+    state = Insertion(saved.target, saved.graph, saved.left, saved.specs)
+    settle(model, state)
+    sites = quantizers(model)
+    for site in saved.disabled:
+        sites[site].enabled = False
+    settle(model, state)
+    load_tensors(model, tensors, at=str(path))
 
 
 def _rebuild(

@@ -1,12 +1,14 @@
 """Fold every BatchNorm that directly follows a convolution or linear layer into that layer."""
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from qdq.errors import StepError
-from qdq.insertion.recording import BATCH_NORMS, record, trace
-from qdq.insertion.undo import all_or_nothing
+from qdq.insertion.recording import BATCH_NORMS, follow
+from qdq.insertion.undo import atomic
 from qdq.nn.twins import TWINS
 from qdq.numerics.batchnorm import fold
 from qdq.records.decisions import Decision, FuseReport
@@ -21,6 +23,7 @@ _FLOAT: dict[type[nn.Module], int] = {
 _FOLDABLE = _FLOAT | {TWINS[kind]: axis for kind, axis in _FLOAT.items()}
 
 
+@atomic
 def fuse(model: nn.Module, *, example_inputs: object = None) -> FuseReport:
     """Fold BatchNorms, in place. The model computes what it did, to float rounding.
 
@@ -36,19 +39,17 @@ def fuse(model: nn.Module, *, example_inputs: object = None) -> FuseReport:
         StepError: the model is in training mode, or the forward cannot be followed.
         InputError: the model does not take these inputs.
     """
-    norms = [name for name, each in model.named_modules() if isinstance(each, BATCH_NORMS)]
-    if not norms:
+    if not any(isinstance(each, BATCH_NORMS) for each in model.modules()):
         return FuseReport(())
     require_eval(model, "fuse")
-    graph = trace(model) if example_inputs is None else record(model, example_inputs)
+    graph = follow(model, example_inputs)
     if graph is None:
         raise StepError(
             "torch.fx cannot follow this model's forward",
             at=type(model).__name__,
             fix="pass example_inputs=..., so that one forward can be recorded instead",
         )
-    with all_or_nothing(model):
-        return FuseReport(tuple(_fold_one(model, name, graph) for name in norms))
+    return FuseReport(fold_norms(model, graph))
 
 
 def require_eval(model: nn.Module, step: str) -> None:
@@ -62,12 +63,38 @@ def require_eval(model: nn.Module, step: str) -> None:
         )
 
 
-def _fold_one(model: nn.Module, name: str, graph: OpGraph) -> Decision:
-    layer_name, why_not = _layer_before(model, name, graph)
-    if layer_name is None:
-        return Decision(name, "skip", why_not)
-    layer: Any = model.get_submodule(layer_name)
-    norm: Any = model.get_submodule(name)
+def fold_norms(model: nn.Module, graph: OpGraph) -> tuple[Decision, ...]:
+    """Fold what can be of all BatchNorms; one decision for each.
+
+    Args:
+        model: in eval mode.
+        graph: one forward of it.
+    """
+    modules = dict(model.named_modules())
+    owners = Counter(
+        id(parameter)
+        for module in modules.values()
+        for parameter in module.parameters(recurse=False)
+    )
+    rows = []
+    gone: dict[nn.Module, nn.Module] = {}
+    for name, norm in modules.items():
+        if isinstance(norm, BATCH_NORMS):
+            layer_name, why_not = _layer_before(name, modules, owners, graph)
+            if layer_name is None:
+                rows.append(Decision(name, "skip", why_not))
+            else:
+                _fold_into(modules[layer_name], norm, owners)
+                gone[norm] = nn.Identity().eval()
+                rows.append(Decision(name, "fold", f"folded into {layer_name}"))
+    for parent in modules.values():
+        for child, norm in parent._modules.items():
+            if norm in gone:
+                setattr(parent, child, gone[norm])
+    return tuple(rows)
+
+
+def _fold_into(layer: Any, norm: Any, owners: Counter[int]) -> None:
     weight, bias = fold(
         layer.weight.detach(),
         None if layer.bias is None else layer.bias.detach(),
@@ -79,39 +106,30 @@ def _fold_one(model: nn.Module, name: str, graph: OpGraph) -> Decision:
         channel_axis=_FOLDABLE[type(layer)],
     )
     layer.weight.data = weight
-    if layer.bias is not None and len(_owners(model, layer.bias)) == 1:
+    if layer.bias is not None and owners[id(layer.bias)] == 1:
         layer.bias.data = bias
     else:
         layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
-    _replace(model, norm, nn.Identity().eval())
-    return Decision(name, "fold", f"folded into {layer_name}")
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` under every name that `old` has."""
-    for parent in model.modules():
-        for child in [child for child, each in parent._modules.items() if each is old]:
-            setattr(parent, child, new)
-
-
-def _layer_before(model: nn.Module, name: str, graph: OpGraph) -> tuple[str | None, str]:
+def _layer_before(
+    name: str, modules: Mapping[str, nn.Module], owners: Counter[int], graph: OpGraph
+) -> tuple[str | None, str]:
     """(the layer this BatchNorm can be folded into, ""), or (None, why there is none)."""
     calls = [op for op in graph.ops if op.name == name]
     if len(calls) != 1:
         return None, f"it is called {len(calls)} times in one forward"
     before = graph.producer.get(calls[0].inputs[0])
-    if before is None or before.name not in dict(model.named_modules()):
+    if before is None or before.name not in modules:
         return None, "what comes before it is no layer"
-    layer, norm = model.get_submodule(before.name), model.get_submodule(name)
+    layer = modules[before.name]
     if type(layer) not in _FOLDABLE:
         return None, f"{before.name}, before it, is a {type(layer).__name__}"
-    why_not = _obstacle(model, layer, norm, before, graph)
+    why_not = _obstacle(layer, modules[name], before, owners, graph)
     return (None, why_not) if why_not else (before.name, "")
 
 
-def _obstacle(
-    model: nn.Module, layer: nn.Module, norm: nn.Module, before: Op, graph: OpGraph
-) -> str:
+def _obstacle(layer: Any, norm: Any, before: Op, owners: Counter[int], graph: OpGraph) -> str:
     if graph.calls[before.name] != 1:
         return f"{before.name} is called {graph.calls[before.name]} times in one forward"
     if graph.only_reader(before.outputs[0]) is None:
@@ -122,15 +140,6 @@ def _obstacle(
         return f"{before.name} is a transposed convolution in groups"
     if isinstance(layer, nn.Linear) and before.rank != 2:
         return "it may not normalize the features of this Linear: pass 2-D example_inputs"
-    if len(_owners(model, layer.weight)) != 1:
+    if owners[id(layer.weight)] != 1:
         return f"the weight of {before.name} is tied to another layer's"
     return ""
-
-
-def _owners(model: nn.Module, parameter: object) -> list[nn.Module]:
-    """The modules that hold this very parameter."""
-    return [
-        module
-        for module in model.modules()
-        if any(each is parameter for each in module.parameters(recurse=False))
-    ]

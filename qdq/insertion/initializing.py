@@ -200,15 +200,5 @@ def _patch(float_class: FloatClass) -> _Patch:
         if type(self) is float_class:
             self.__class__ = twin
             self.add_quantizers()  # type: ignore[operator]
-            if isinstance(self, nn.Linear):
-                self.register_forward_pre_hook(_called)
 
     return _Patch(vars(float_class).get("__init__"), building)
-
-
-def _called(layer: nn.Module, args: object) -> None:
-    """Does nothing, as a hook: with one, a layer is called, whatever layer of torch holds it.
-
-    The fused forward of `nn.TransformerEncoderLayer` takes the weights of its layers and leaves out
-    their quantizers; it stands back where one of them has a hook.
-    """

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from qdq.errors import StepError
+from qdq.insertion.undo import atomic
 from qdq.nn import TensorQuantizer
 from qdq.nn.operands import QuantOperands
 from qdq.records.decisions import Decision, InsertReport
@@ -53,6 +54,7 @@ def found_insertion(model: nn.Module) -> Insertion | None:
     return getattr(model, _STATE, None)
 
 
+@atomic
 def retarget(model: nn.Module, target: TargetLike) -> InsertReport:
     """Place the same quantizers for another runtime. Ranges stay; scales follow from them.
 

@@ -192,6 +192,11 @@ class _Recorder(TorchFunctionMode):
             second.remove()
 
 
+def follow(model: nn.Module, example_inputs: object) -> OpGraph | None:
+    """One forward: recorded with these inputs, or traced where they are None."""
+    return trace(model) if example_inputs is None else record(model, example_inputs)
+
+
 def trace(model: nn.Module) -> OpGraph | None:
     """The op graph from fx's symbolic trace, without inputs; None where fx cannot follow."""
     whole = kind_of_module(model)

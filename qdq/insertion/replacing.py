@@ -1,17 +1,18 @@
 """insert: a float model gets quantizers, in place, all of it or nothing."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from torch import nn
 
 from qdq.errors import StepError
-from qdq.insertion.fusing import fuse, require_eval
+from qdq.insertion.fusing import fold_norms, require_eval
 from qdq.insertion.placing import Insertion, found_insertion, settle
 from qdq.insertion.policies import Policy, Specs
-from qdq.insertion.recording import BATCH_NORMS, record, trace
+from qdq.insertion.recording import BATCH_NORMS, follow
 from qdq.insertion.selecting import select
 from qdq.insertion.switches import quantizers
-from qdq.insertion.undo import all_or_nothing
+from qdq.insertion.undo import atomic
 from qdq.nn import TensorQuantizer
 from qdq.nn.attention import QuantMultiheadAttention
 from qdq.nn.calls import CallSite
@@ -24,6 +25,7 @@ from qdq.targets.opgraph import OpGraph
 from qdq.targets.target import TargetLike
 
 
+@atomic
 def insert(
     model: nn.Module,
     example_inputs: object = None,
@@ -73,24 +75,22 @@ def insert(
             fix="insert into a fresh float model, or use qdq.retarget for another target",
         )
     require_eval(model, "insert")
-    with all_or_nothing(model):
-        folded = _fold_norms(model, example_inputs)
-        attentions = [each for each in model.modules() if type(each) is nn.MultiheadAttention]
-        for each in attentions:
-            each.__class__ = QuantMultiheadAttention
-        graph = _follow(model, example_inputs)
-        policy = Policy(ignore, only, spec or {}, dict(model.named_modules()), graph)
-        selected = select(model, graph, policy)
-        attach(model, selected.layers, selected.calls, graph)
-        for each in attentions:
-            if not hasattr(each, CALL_SITES):
-                each.__class__ = nn.MultiheadAttention
-        for module in selected.off:
-            for quantizer in module.modules():
-                if isinstance(quantizer, TensorQuantizer):
-                    quantizer.enabled = False
-        specs = policy.specs_for(quantizers(model))
-        return settle(model, Insertion(chosen, graph, folded + selected.left, specs))
+    attentions = [each for each in model.modules() if type(each) is nn.MultiheadAttention]
+    for each in attentions:
+        each.__class__ = QuantMultiheadAttention
+    folded, graph = _fold_norms(model, follow(model, example_inputs))
+    policy = Policy(ignore, only, spec or {}, dict(model.named_modules()), graph)
+    selected = select(model, graph, policy)
+    attach(model, selected.layers, selected.calls, graph)
+    for each in attentions:
+        if not hasattr(each, CALL_SITES):
+            each.__class__ = nn.MultiheadAttention
+    for module in selected.off:
+        for quantizer in module.modules():
+            if isinstance(quantizer, TensorQuantizer):
+                quantizer.enabled = False
+    specs = policy.specs_for(quantizers(model))
+    return settle(model, Insertion(chosen, graph, folded + selected.left, specs))
 
 
 def attach(
@@ -120,14 +120,15 @@ def attach(
         follow_calls(model, frozenset(op.name for op in graph.ops) if graph else frozenset())
 
 
-def _follow(model: nn.Module, example_inputs: object) -> OpGraph | None:
-    return trace(model) if example_inputs is None else record(model, example_inputs)
-
-
-def _fold_norms(model: nn.Module, example_inputs: object) -> tuple[Decision, ...]:
-    """Fold what can be; without a forward to follow, every BatchNorm stays and is reported."""
-    try:
-        return fuse(model, example_inputs=example_inputs).rows
-    except StepError as error:
+def _fold_norms(
+    model: nn.Module, graph: OpGraph | None
+) -> tuple[tuple[Decision, ...], OpGraph | None]:
+    """Decisions, and the forward without what was folded."""
+    if graph is None:
+        why = "not folded: torch.fx cannot follow this model's forward"
         norms = [name for name, each in model.named_modules() if isinstance(each, BATCH_NORMS)]
-        return tuple(Decision(name, "skip", f"not folded: {error.what}") for name in norms)
+        return tuple(Decision(name, "skip", why) for name in norms), None
+    rows = fold_norms(model, graph)
+    gone = {row.name for row in rows if row.action == "fold"}
+    ops = (replace(op, kind="identity") if op.name in gone else op for op in graph.ops)
+    return rows, replace(graph, ops=tuple(ops))

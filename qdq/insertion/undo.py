@@ -41,11 +41,6 @@ def atomic(change: Callable[P, R]) -> Callable[P, R]:
     return whole
 
 
-def all_or_nothing(model: nn.Module) -> "_State":
-    """`atomic` for a `with` block, which an interrupt may hit once its change is complete."""
-    return _State(model)
-
-
 class _State:
     """Everything that a change may touch, by reference."""
 
@@ -57,13 +52,6 @@ class _State:
         self._values = [(parameter, parameter.data) for parameter in model.parameters()]
         self._grad = torch.is_grad_enabled()
         self._modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.restore()
 
     def restore(self) -> None:
         for module, kind, attributes, tables in self._modules:

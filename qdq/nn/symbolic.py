@@ -71,6 +71,8 @@ def exported_fake_quantize(x: Tensor, grid: QParams, site: str) -> Tensor:
         site: its name.
     """
     _note(MarkedCall(site, x, grid.scale, grid))
+    if torch.compiler.is_exporting():
+        return _exported_by_dynamo(x, grid, site)
     frozen = (_constant(grid.scale), _constant(grid.zero_point), grid.spec)
     return _Exported.apply(x, frozen, site)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -84,7 +86,30 @@ def exported_fake_quantize_bias(bias: Tensor, scale: Tensor, site: str) -> Tenso
         site: its name.
     """
     _note(MarkedCall(site, bias, scale, None))
+    if torch.compiler.is_exporting():
+        return bias
     return _ExportedBias.apply(bias, _constant(scale), site)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _exported_by_dynamo(x: Tensor, grid: QParams, site: str) -> Tensor:
+    """The nodes that torch.export's way to ONNX takes over as they are."""
+    spec = grid.spec
+    _require_8_bits(spec, site)
+    axis: dict[str, Any] = {} if spec.keep_axis is None else {"axis": spec.keep_axis}
+    code_type = torch.int8 if spec.signed else torch.uint8
+    constants = (grid.scale, grid.zero_point.to(code_type))
+    node = torch.onnx.ops.symbolic
+    codes = node("QuantizeLinear", (x, *constants), axis, dtype=code_type, shape=x.shape)
+    return node("DequantizeLinear", (codes, *constants), axis, dtype=x.dtype, shape=x.shape)
+
+
+def _require_8_bits(spec: QuantSpec, site: str) -> None:
+    if spec.bits != 8:
+        raise ExportError(
+            f"{spec} has no QuantizeLinear before opset 21, which knows 8 bits",
+            at=site,
+            fix="pass bits=8 where the model shall be exported",
+        )
 
 
 def _note(call: MarkedCall) -> None:
@@ -131,12 +156,7 @@ class _Exported(torch.autograd.Function):
         if emitting_markers():
             return _marker(g, x, site)
         scale_of, point_of, spec = frozen
-        if spec.bits != 8:
-            raise ExportError(
-                f"{spec} has no QuantizeLinear before opset 21, which knows 8 bits",
-                at=site,
-                fix="pass bits=8 where the model shall be exported",
-            )
+        _require_8_bits(spec, site)
         axis = {} if spec.keep_axis is None else {"axis_i": spec.keep_axis}
         code_type = torch.int8 if spec.signed else torch.uint8
         scale = g.op("Constant", value_t=torch.tensor(scale_of))

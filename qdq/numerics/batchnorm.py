@@ -19,7 +19,8 @@ def fold(
 
     w' = w * g, b' = (b - mean) * g + beta with g = gamma / sqrt(variance + eps) per output channel
     (Jacob et al. 2018, arXiv:1712.05877, eq. 14; Ioffe and Szegedy 2015, arXiv:1502.03167, sec.
-    3.1). Computed in float64, returned in the dtype of `weight`.
+    3.1). g and b' are computed in float64, w' at least in float32; returned in the dtype of
+    `weight`.
 
     Args:
         weight: any shape with C entries along `channel_axis`.
@@ -38,5 +39,5 @@ def fold(
     shape[channel_axis] = -1
     shift = -mean.double() if bias is None else bias.double() - mean.double()
     folded = shift * gain + (0.0 if beta is None else beta.double())
-    scaled = weight.double() * gain.view(shape)
+    scaled = weight * gain.to(torch.promote_types(weight.dtype, torch.float32)).view(shape)
     return scaled.to(weight.dtype), folded.to(weight.dtype)
