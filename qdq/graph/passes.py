@@ -185,6 +185,36 @@ def sum_behind_products(graph: gs.Graph) -> None:
             add.op = "Sum"
 
 
+def drop_idle_expand(graph: gs.Graph) -> None:
+    """Expand of a sum or product to the shape of one of its operands, which it has already.
+
+    Torch writes it for `x += y`: what is added lands in the place of x.
+    """
+    for node in [each for each in graph.nodes if each.op == "Expand"]:
+        shape, maker = _maker(node.inputs[1]), _maker(_behind_pairs(node.inputs[0]))
+        if (
+            shape is None
+            or maker is None
+            or shape.op != "Shape"
+            or node.outputs[0] in graph.outputs
+        ):
+            continue
+        operands = [_behind_pairs(each) for each in maker.inputs]
+        if maker.op in ("Add", "Mul") and any(
+            _behind_pairs(shape.inputs[0]) is each for each in operands
+        ):
+            _bypass(graph, node, node.inputs[0])
+
+
+def _behind_pairs(tensor: gs.Tensor) -> gs.Tensor:
+    """The float tensor that a tensor was before it went through Q and DQ."""
+    maker = _maker(tensor)
+    while maker is not None and maker.op in (_QUANTIZE, _DEQUANTIZE):
+        tensor = maker.inputs[0]
+        maker = _maker(tensor)
+    return tensor
+
+
 def hold_clamps(graph: gs.Graph) -> None:
     """A one-input Sum between a quantized Gemm or MatMul and a Relu or Clip that no Q follows.
 
@@ -204,12 +234,14 @@ def hold_clamps(graph: gs.Graph) -> None:
 
 Pass = Callable[[gs.Graph], None]
 COMMON: tuple[Pass, ...] = (
+    drop_idle_expand,
     fold_transposed_weights,
     pick_codes,
     merge_equal_pairs,
     drop_requantization,
 )
 INTEGER_CPU: tuple[Pass, ...] = (
+    drop_idle_expand,
     fold_transposed_weights,
     pick_codes,
     merge_equal_pairs,

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from qdq.data import call, tensors_of
 from qdq.nn import QuantJoin, QuantPool, TensorQuantizer
-from qdq.nn.calls import KINDS, is_counted, product_operands
+from qdq.nn.calls import KINDS, is_counted, product_operands, tensors_in
 from qdq.nn.twins import TWINS
 from qdq.targets.opgraph import Op, OpGraph
 
@@ -154,7 +154,9 @@ class _Recorder(TorchFunctionMode):
                 groups = kwargs.get("groups", args[6] if kind == "conv" and len(args) > 6 else 1)
                 self.note(name, layer, found["input"], result, weight=shape, groups=groups)
                 return
-        prefix = "" if kind not in _PRODUCTS and _is_plain(kwargs) else "other_"
+        floating = all(each.is_floating_point() for each in tensors_in(args, kwargs))
+        plain = kind not in _PRODUCTS and _is_plain(kwargs)
+        prefix = "" if plain and (floating or kind == "attention") else "other_"
         self.note(name, prefix + kind, (args, kwargs), result)
 
     def _are_constant(self, found: Mapping[str, Any]) -> bool:

@@ -82,7 +82,7 @@ def _why_not(name: str, module: nn.Module, graph: OpGraph | None) -> str:
     """Why a layer nobody ignores must stay float; empty if nothing speaks against it."""
     if type(module) not in TWINS:
         base = next(each.__name__ for each in TWINS if isinstance(module, each))
-        return f"a subclass of {base}, which may compute something else: register a twin for it"
+        return f"a subclass of {base}, which may compute something else: its calls are sites"
     refused = why_float(module)
     if refused:
         return refused
@@ -120,7 +120,7 @@ def _why_not_here(op: Op, model: nn.Module, graph: OpGraph | None) -> str:
         calls = graph.calls[op.name]
         return f"called {calls} times in one forward, and one range would have to serve all"
     if op.kind.startswith("other_"):
-        return "a scaled sum, or a product with a weight that is computed"
+        return "a scaled sum, integers among its operands, or a weight that is computed"
     if op.kind == "attention":
         return ""
     if not graph.varying.issuperset(op.inputs) or (op.kind in _PAIRS and len(op.inputs) != 2):

@@ -55,7 +55,8 @@ def attend(
         query: (..., heads, L, E).
         key: (..., heads, S, E).
         value: (..., heads, S, V).
-        attn_mask: broadcasts to (..., heads, L, S): True where to look, or what to add.
+        attn_mask: broadcasts to (..., heads, L, S): True where to look, or what to add. A query
+            that may look nowhere gets NaN.
         dropout_p: of the probabilities.
         is_causal: look at no later key.
         scale: of the scores; None: 1 / sqrt(E).
@@ -68,10 +69,14 @@ def attend(
         k, v = (each.repeat_interleave(q.size(-3) // each.size(-3), -3) for each in (k, v))
     if is_causal:
         attn_mask = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
-    scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.size(-1)) if scale is None else scale)
+    scores = q @ k.transpose(-2, -1) * (q.size(-1) ** -0.5 if scale is None else scale)
     if attn_mask is not None:
         scores = scores + as_bias(attn_mask, scores)
-    return of_weights(F.dropout(scores.softmax(-1), dropout_p)) @ v
+    return of_weights(_dropped(scores.softmax(-1), dropout_p)) @ v
+
+
+def _dropped(x: Tensor, share: float) -> Tensor:
+    return F.dropout(x, share) if share else x
 
 
 def works(module: nn.Module) -> bool:
@@ -130,9 +135,9 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None = None
         if need_weights:
-            scores = (q * (1 / math.sqrt(q.size(-1)))) @ k.transpose(-2, -1)
+            scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
             weights = (scores if bias is None else scores + bias).softmax(-1)
-            mixed = F.dropout(weights, dropout) @ v
+            mixed = _dropped(weights, dropout) @ v
             weights = weights.mean(1) if average_attn_weights else weights
             weights = weights[0] if query.dim() == 2 else weights
         else:

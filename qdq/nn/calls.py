@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qdq.nn.operands import QuantOperands
@@ -26,7 +27,11 @@ _CALLED: dict[str, tuple[str, ...]] = {
     "attention": ("scaled_dot_product_attention",),
 }
 KINDS: dict[str, str] = {name: kind for kind, names in _CALLED.items() for name in names}
-IN_PLACE = frozenset({"add_", "iadd", "__iadd__", "mul_", "imul", "__imul__"})
+# What changes its first operand -> what gives the same as a new tensor.
+IN_PLACE: dict[str, Callable[..., Tensor]] = {
+    **dict.fromkeys(("add_", "iadd", "__iadd__"), torch.add),
+    **dict.fromkeys(("mul_", "imul", "__imul__"), torch.mul),
+}
 
 
 @dataclass(frozen=True)
@@ -140,9 +145,10 @@ class QuantCall(nn.Module):
 
     def fits(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether this is the call it was made for: as many tensors, none to write into."""
-        return len(tensors_in(args, kwargs)) == len(self._input_quantizers) and not (
-            kwargs.keys() & {"out", "alpha"}
-        )
+        tensors = tensors_in(args, kwargs)
+        floating = all(each.is_floating_point() for each in tensors)
+        plain = floating and not kwargs.keys() & {"out", "alpha"}
+        return plain and len(tensors) == len(self._input_quantizers)
 
     def forward(
         self, func: Callable[..., Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from qdq.nn.attention import QuantAttention
 from qdq.nn.calls import IN_PLACE, KINDS, CallSite, QuantCall, QuantProduct, is_counted
+from qdq.nn.twins import TWINS
 from qdq.sites import CALL_SITES, INSIDE, owner
 
 # What a forward that goes through its children calls: it would take our holder for one of them.
@@ -50,10 +51,18 @@ def holder_of(model: nn.Module, site: str) -> str | None:
 
 
 def _iterates(module: nn.Module) -> bool:
-    code = getattr(type(module).forward, "__code__", None)
-    return isinstance(module, _CONTAINERS) or (
-        code is not None and not _ITERATING.isdisjoint(code.co_names)
-    )
+    """Whether its forward, or a method that this calls, goes through its children."""
+    if isinstance(module, _CONTAINERS):
+        return True
+    names, seen = {"forward"}, set[str]()
+    while names:
+        seen |= names
+        codes = [getattr(getattr(type(module), name, None), "__code__", None) for name in names]
+        called = {name for code in codes if code is not None for name in code.co_names}
+        if not _ITERATING.isdisjoint(called):
+            return True
+        names = called - seen
+    return False
 
 
 def add_call_site(model: nn.Module, site: CallSite) -> QuantCall:
@@ -108,8 +117,9 @@ def follow_calls(model: nn.Module, known: frozenset[str] = frozenset()) -> None:
 
 
 def _calls_of(path: str, module: nn.Module, known: frozenset[str]) -> frozenset[str] | None:
-    """Keys of the calls that this module made; None for torch's own modules, which may differ."""
-    if not known or type(module).__module__.startswith(("torch.nn.", "qdq.nn.")):
+    """Keys of the calls that this module made; None where others are nobody's concern."""
+    ours = type(module) in TWINS.values()  # it is one op, whatever it calls
+    if ours or not known or type(module).__module__.startswith(("torch.nn.", "qdq.nn.")):
         return None
     return frozenset(name.rpartition(".")[2] for name in known if owner(name) == path)
 
@@ -206,8 +216,9 @@ class _CallMode(TorchFunctionMode):
             site = frame.site(KINDS[called])
             if site is None or not site.fits(args, kwargs):
                 return func(*args, **kwargs)
-            result = site(func, args, kwargs)
-            return args[0].copy_(result) if called in IN_PLACE else result
+            if called in IN_PLACE:
+                return args[0].copy_(site(IN_PLACE[called], args, kwargs))
+            return site(func, args, kwargs)
         finally:
             _running.asked.pop()
 
