@@ -86,9 +86,17 @@ def quantize_before_commuting(graph: gs.Graph) -> None:
 
 
 def _only_read_here(graph: gs.Graph, node: gs.Node) -> bool:
-    """Whether the node makes one tensor, read once and no output of the graph."""
+    """Whether the node makes one tensor, whose values are read once and are no output."""
     result = node.outputs[0]
-    return len(node.outputs) == 1 and len(result.outputs) == 1 and result not in graph.outputs
+    readers = [each for each in result.outputs if each.op != "Shape"]
+    return len(node.outputs) == 1 and len(readers) == 1 and result not in graph.outputs
+
+
+def ask_codes_for_shape(graph: gs.Graph) -> None:
+    """Shape of what a Q reads is asked of its codes: another reader would block fusion (O17)."""
+    for quantize in [node for node in graph.nodes if node.op == _QUANTIZE]:
+        for reader in [each for each in quantize.inputs[0].outputs if each.op == "Shape"]:
+            reader.inputs[0] = quantize.outputs[0]
 
 
 def _insert_pair(graph: gs.Graph, like: gs.Node, before: gs.Node) -> gs.Node:
@@ -246,6 +254,7 @@ INTEGER_CPU: tuple[Pass, ...] = (
     pick_codes,
     merge_equal_pairs,
     quantize_before_commuting,
+    ask_codes_for_shape,
     drop_idle_relu,
     drop_requantization,
     keep_float,

@@ -32,7 +32,7 @@ def boundaries_are_complete(graph: Graph) -> Iterator[Violation]:
 
 def sums_and_products_are_whole(graph: Graph) -> Iterator[Violation]:
     for node in graph.of(*JOINED):
-        held = [graph.dq(name) is not None for name in node.input]
+        held = [_held_to_compute(graph, name) for name in node.input]
         if not any(held) or _is_an_activation(graph, node) or _adds_a_bias(graph, node):
             continue
         if not all(held):
@@ -40,6 +40,13 @@ def sums_and_products_are_whole(graph: Graph) -> Iterator[Violation]:
             residual = node.op_type == "Add" and graph.layer(floats[0]) is not None
             yield found("O10" if residual else "O09", node, f"{floats[0]} is float, the other int8")
         yield from _gives_codes(graph, node, "O09")
+
+
+def _held_to_compute(graph: Graph, name: str) -> bool:
+    """Whether a DQ makes it; rows picked from a table are int8 to be small, and added as floats."""
+    pair = graph.dq(name)
+    picked = None if pair is None else graph.maker(pair.input[0])
+    return pair is not None and (picked is None or picked.op_type != "Gather")
 
 
 def concats_are_whole(graph: Graph) -> Iterator[Violation]:
