@@ -121,6 +121,8 @@ def _why_not_here(op: Op, model: nn.Module, graph: OpGraph | None) -> str:
         return f"called {calls} times in one forward, and one range would have to serve all"
     if op.kind.startswith("other_"):
         return "a scaled sum, integers among its operands, or a weight that is computed"
+    if holder_of(model, op.name) is None:
+        return "every module around it goes through its children, and would meet the quantizers"
     if op.kind == "attention":
         return ""
     if not graph.varying.issuperset(op.inputs) or (op.kind in _PAIRS and len(op.inputs) != 2):
@@ -129,8 +131,6 @@ def _why_not_here(op: Op, model: nn.Module, graph: OpGraph | None) -> str:
         return "part of an activation or a normalization, which is one float region (T20, T24)"
     if op.kind == "add" and _reaches_softmax(op, graph):
         return "adds the mask of an attention (T20)"
-    if holder_of(model, op.name) is None:
-        return "every module around it goes through its children, and would meet the quantizers"
     return ""
 
 

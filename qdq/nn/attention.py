@@ -56,7 +56,7 @@ def attend(
         key: (..., heads, S, E).
         value: (..., heads, S, V).
         attn_mask: broadcasts to (..., heads, L, S): True where to look, or what to add. A query
-            that may look nowhere gets NaN.
+            that a float mask lets look nowhere gets NaN, where torch's own gives 0.
         dropout_p: of the probabilities.
         is_causal: look at no later key.
         scale: of the scores; None: 1 / sqrt(E).
@@ -67,12 +67,20 @@ def attend(
     q, k, v = of_query(query), of_key(key), of_value(value)
     if enable_gqa:
         k, v = (each.repeat_interleave(q.size(-3) // each.size(-3), -3) for each in (k, v))
+    blind = None if attn_mask is None or is_causal else _blind(attn_mask)
     if is_causal:
         attn_mask = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
     scores = q @ k.transpose(-2, -1) * (q.size(-1) ** -0.5 if scale is None else scale)
     if attn_mask is not None:
         scores = scores + as_bias(attn_mask, scores)
-    return of_weights(_dropped(scores.softmax(-1), dropout_p)) @ v
+    weights = scores.softmax(-1)
+    weights = weights if blind is None else weights.masked_fill(blind, 0.0)
+    return of_weights(_dropped(weights, dropout_p)) @ v
+
+
+def _blind(mask: Tensor) -> Tensor | None:
+    """(..., L, 1): queries that may look nowhere, whose softmax is NaN; None: unknown."""
+    return None if mask.dtype != torch.bool else ~mask.any(-1, keepdim=True)
 
 
 def _dropped(x: Tensor, share: float) -> Tensor:

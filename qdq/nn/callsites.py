@@ -8,6 +8,7 @@ Torch runs no hook when KeyboardInterrupt or SystemExit leaves a forward. So eac
 known by its Python frame too: one that is off the stack is forgotten before anything is replaced.
 """
 
+import inspect
 import sys
 import threading
 import warnings
@@ -57,12 +58,27 @@ def _iterates(module: nn.Module) -> bool:
     names, seen = {"forward"}, set[str]()
     while names:
         seen |= names
-        codes = [getattr(getattr(type(module), name, None), "__code__", None) for name in names]
-        called = {name for code in codes if code is not None for name in code.co_names}
+        called = {each for name in names for each in _names_in(type(module), name)}
         if not _ITERATING.isdisjoint(called):
             return True
         names = called - seen
     return False
+
+
+def _names_in(kind: type[nn.Module], method: str) -> set[str]:
+    """What a method of the user's classes asks objects for; nothing for other names.
+
+    Those of nn.Module are left out: tensors have some of them too, `float`, `type`.
+    """
+    names: set[str] = set()
+    for each in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        found = vars(each).get(method)
+        code = getattr(inspect.unwrap(found), "__code__", None) if callable(found) else None
+        if code is not None:
+            names.update(code.co_names)
+            if "super" not in code.co_names:
+                break
+    return names
 
 
 def add_call_site(model: nn.Module, site: CallSite) -> QuantCall:

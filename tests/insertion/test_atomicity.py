@@ -219,17 +219,9 @@ CHANGES: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], object]]] = {
 }
 
 
-WHY = "a change that is not @atomic but ends in a `with` block may be hit while it leaves it"
-NOT_DECORATED = ("insert, recorded", "insert, traced", "retarget", "fuse")
-NAMES = [
-    pytest.param(name, marks=pytest.mark.xfail(name in NOT_DECORATED, reason=WHY, strict=False))
-    for name in CHANGES
-]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CHANGES)
 def test_an_exception_at_any_call_leaves_the_model_as_it_was(
     name: str, error: type[BaseException]
 ) -> None:
@@ -237,7 +229,7 @@ def test_an_exception_at_any_call_leaves_the_model_as_it_was(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CHANGES)
 def test_an_exception_at_some_calls_leaves_the_model_as_it_was(
     name: str, error: type[BaseException]
 ) -> None:

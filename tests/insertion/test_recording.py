@@ -125,7 +125,7 @@ def test_an_op_in_place_makes_a_new_tensor_of_the_same_object() -> None:
 
     graph = record(Net(run, fc=nn.Linear(4, 4)), X)
     assert wiring(graph) == (
-        [("linear", ["in"]), ("add", [0, "in"]), ("mul_", [1]), ("relu", [2])],
+        [("linear", ["in"]), ("add", [0, "in"]), ("mul", [1]), ("relu", [2])],
         [3],
     )
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import qdq
 from models.residual import BasicBlock, PaddedShortcut
 from models.resnet import resnet20
+from qdq.insertion.policies import Policy
 from qdq.insertion.recording import record
 from qdq.insertion.selecting import select
 from qdq.records.decisions import InsertReport
@@ -60,10 +61,13 @@ def inserted(model: nn.Module, **options: Any) -> tuple[nn.Module, InsertReport]
 
 
 def chosen(model: nn.Module, **options: Any) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Call sites, and why which others are left."""
+    """Names of the call sites, and why which others are left."""
     model = model.eval()
-    found = select(model, record(model, IMAGES), options.get("ignore", ()), options.get("only", ()))
-    return found.additions, {row.name: row.why for row in found.left}
+    graph, modules = record(model, IMAGES), dict(model.named_modules())
+    policy = Policy(options.get("ignore", ()), options.get("only", ()), {}, modules, graph)
+    found = select(model, graph, policy)
+    names = tuple(site.name for site in found.calls)
+    return names, {row.name: row.why for row in found.left}
 
 
 def actions(report: InsertReport, prefix: str) -> dict[str, str]:
@@ -122,14 +126,28 @@ def test_a_constant_side_leaves_the_addition_float_and_says_so(run: Any, why: st
 def test_a_scaled_addition_is_left_alone_but_counted() -> None:
     run = lambda net, x: torch.add(net.conv1(x), x, alpha=2) + net.conv2(x)  # noqa: E731
     model, report = inserted(Skipping(run), target="onnxruntime")
-    assert set(actions(report, "add_")) == {"add_1.input_0", "add_1.input_1", "add_1.output"}
+    why = {row.name: row.why for row in report.rows}
+    assert why["add_0"] == "a scaled sum, integers among its operands, or a weight that is computed"
+    assert set(actions(report, "add_1")) == {"add_1.input_0", "add_1.input_1", "add_1.output"}
     qdq.calibrate(model, [IMAGES], progress=False)
 
 
-def test_an_addition_of_no_convolution_is_not_a_residual_one() -> None:
-    additions, left = chosen(Skipping(lambda net, x: net.conv1(F.relu(x) + torch.sigmoid(x))))
-    assert additions == ()
-    assert left == {"conv2": "the recorded forward never calls it"}
+def test_an_addition_of_two_functions_of_one_tensor_is_no_residual_one() -> None:
+    calls, left = chosen(Skipping(lambda net, x: net.conv1(F.relu(x) + torch.sigmoid(x))))
+    assert calls == ()
+    assert left == {
+        "add_0": "part of an activation or a normalization, which is one float region (T20, T24)",
+        "conv2": "the recorded forward never calls it",
+    }
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_addition_of_no_integer_op_is_a_site_that_is_off(target: str) -> None:
+    model = Skipping(lambda net, x: net.conv2(net.conv1(x.flip(3) + x)))
+    _, report = inserted(model, target=target)
+    assert set(actions(report, "add_0").values()) == {"off"}
+    why = {row.why for row in report.rows if row.name.startswith("add_0")}
+    assert why == {"no integer op makes what this add reads (T28, O13)"}
 
 
 def test_a_convolution_with_another_reader_cannot_take_the_addition() -> None:
@@ -137,15 +155,15 @@ def test_a_convolution_with_another_reader_cannot_take_the_addition() -> None:
         y = net.conv1(x)
         return net.conv2(y + x) - y
 
-    assert chosen(Skipping(run))[0] == ()
+    _, report = inserted(Skipping(run), target="tensorrt")
+    assert actions(report, "add_0") == ON_BOTH | {"add_0.output": "off"}
 
 
 def test_an_addition_called_twice_is_left_with_the_count() -> None:
     block = Skipping(identity_skip)
     left_by_name = chosen(nn.Sequential(block, nn.Conv2d(4, 4, 1), block))[1]
-    assert left_by_name["0.conv1"].startswith("called 2 times in one forward")
-    # its convolutions run float, so that its addition is none of an integer convolution's
-    assert "0.add_0" not in left_by_name
+    for name in ("0.conv1", "0.conv2", "0.add_0"):
+        assert left_by_name[name].startswith("called 2 times in one forward")
 
     stem = nn.Conv2d(4, 4, 1)
 
@@ -172,7 +190,7 @@ def test_an_addition_called_twice_is_left_with_the_count() -> None:
 def test_a_container_that_adds_keeps_its_children_as_they_are() -> None:
     model = SumOfAll(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)).eval()
     additions, left = chosen(model)
-    why = "it is called in a container's own forward, which iterates over its children"
+    why = "every module around it goes through its children, and would meet the quantizers"
     assert additions == ()
     assert left == {"add_0": why, "add_1": why}
     qdq.insert(model, IMAGES)
@@ -195,13 +213,13 @@ def test_ignore_leaves_a_call_site_float_by_its_name() -> None:
 def test_ignoring_a_block_ignores_its_additions() -> None:
     additions, left = chosen(twins(), ignore="1")
     assert additions == ("0.add_0",)
-    # without integer convolutions there is no residual addition to speak of
-    assert set(left) == {"1.conv1", "1.conv2"}
+    assert set(left) == {"1.conv1", "1.conv2", "1.add_0"}
 
 
-def test_ignoring_the_convolution_leaves_its_addition_out_too() -> None:
-    additions, _ = chosen(twins(), ignore="1.conv2")
-    assert additions == ("0.add_0",)
+def test_ignoring_the_convolution_leaves_its_addition_float_too() -> None:
+    _, report = inserted(twins(), target="tensorrt", ignore="1.conv2")
+    assert set(actions(report, "1.add_0").values()) == {"off"}
+    assert "quantize" in actions(report, "0.add_0").values()
 
 
 def test_only_names_call_sites_too() -> None:
@@ -217,7 +235,7 @@ def test_a_pattern_that_fits_no_call_site_is_refused() -> None:
 
 def test_without_a_forward_no_addition_is_chosen() -> None:
     model = twins().eval()
-    assert select(model, None, (), ()).additions == ()
+    assert select(model, None, Policy((), (), {}, dict(model.named_modules()), None)).calls == ()
 
 
 def test_without_inputs_the_traced_forward_gives_the_same_sites() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack, _pop_mode
 from torch.utils._device import DeviceContext
 
-from qdq.insertion.undo import all_or_nothing, atomic
+from qdq.insertion.undo import atomic
 
 
 class Failure(BaseException):
@@ -114,11 +114,6 @@ def state(net: nn.Module) -> list[Any]:
     ]
 
 
-def in_a_block(net: nn.Module, *changes: Any, error: type[BaseException] | None = None) -> None:
-    with all_or_nothing(net):
-        make(net, *changes, error=error)
-
-
 def make(model: Any, *changes: Any, error: type[BaseException] | None = None) -> None:
     before = state(model)
     for change in changes:
@@ -128,34 +123,28 @@ def make(model: Any, *changes: Any, error: type[BaseException] | None = None) ->
         raise error
 
 
-FORMS = pytest.mark.parametrize("form", [atomic(make), in_a_block], ids=["decorator", "block"])
-
-
-@FORMS
 @pytest.mark.parametrize("change", CHANGES)
-def test_an_exception_undoes_every_kind_of_change(form: Any, change: Any) -> None:
+def test_an_exception_undoes_every_kind_of_change(change: Any) -> None:
     net = model()
     before = state(net)
     with pytest.raises(Failure):
-        form(net, change, error=Failure)
+        atomic(make)(net, change, error=Failure)
     assert state(net) == before
 
 
-@FORMS
 @pytest.mark.parametrize("change", CHANGES)
-def test_without_an_exception_the_change_stays(form: Any, change: Any) -> None:
+def test_without_an_exception_the_change_stays(change: Any) -> None:
     net = model()
     before = state(net)
-    form(net, change)
+    atomic(make)(net, change)
     assert state(net) != before
 
 
-@FORMS
-def test_all_changes_together_are_undone(form: Any) -> None:
+def test_all_changes_together_are_undone() -> None:
     net = model()
     before = state(net)
     with pytest.raises(Failure):
-        form(net, *(set(CHANGES) - {fewer_children, other_child}), error=Failure)
+        atomic(make)(net, *(set(CHANGES) - {fewer_children, other_child}), error=Failure)
     assert state(net) == before
 
 

@@ -1,4 +1,4 @@
-"""QuantAdd and QuantMultiAdd: sums of inputs rounded apart in numpy."""
+"""Quantized sums, gates, products and joins of inputs that are rounded apart in numpy."""
 
 import io
 from typing import Any
@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from qdq.errors import CalibrationError, InputError, SpecError
-from qdq.nn import QuantAdd, QuantMultiAdd, TensorQuantizer
+from qdq.nn import (
+    QuantAdd,
+    QuantConcat,
+    QuantJoin,
+    QuantMatMul,
+    QuantMul,
+    QuantMultiAdd,
+    TensorQuantizer,
+)
 from qdq.spec import QuantSpec
 
 
@@ -69,23 +77,25 @@ def test_the_sum_is_rounded_once_its_output_is_switched_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("add", "given", "fix"),
+    ("join", "given"),
     [
-        (QuantAdd(), 3, "pass 2, or build QuantMultiAdd(3)"),
-        (QuantAdd(), 1, "pass 2"),
-        (QuantMultiAdd(3), 2, "pass 3, or build QuantMultiAdd(2)"),
-        (QuantMultiAdd(4, shared=True), 0, "pass 4"),
+        (QuantAdd(), 3),
+        (QuantMul(), 1),
+        (QuantMultiAdd(3), 2),
+        (QuantMultiAdd(4, shared=True), 0),
+        (QuantConcat(3), 4),
     ],
 )
-def test_another_number_of_terms_is_refused_with_the_module_that_takes_them(
-    add: QuantMultiAdd, given: int, fix: str
+def test_another_number_of_tensors_is_refused_by_the_name_of_the_class(
+    join: QuantJoin, given: int
 ) -> None:
-    add._output_quantizer.site = "layer1.add.output"
+    join._output_quantizer.site = "layer1.add.output"
     with pytest.raises(InputError) as caught:
-        add(*terms(given))
+        join(*terms(given))
     assert str(caught.value) == (
-        f"this addition was made for {add.inputs} tensors and got {given}\n"
-        f"  at:  layer1.add.output\n  fix: {fix}"
+        f"this {type(join).__name__} was made for {join.inputs} tensors and got {given}\n"
+        "  at:  layer1.add.output\n"
+        f"  fix: pass {join.inputs}, or build one for as many as there are"
     )
 
 
@@ -93,7 +103,26 @@ def test_another_number_of_terms_is_refused_with_the_module_that_takes_them(
 def test_fewer_than_two_inputs_are_refused_with_the_fix(inputs: int) -> None:
     with pytest.raises(SpecError) as caught:
         QuantMultiAdd(inputs)
-    assert str(caught.value) == f"an addition of {inputs} inputs\n  fix: pass inputs=2 or more"
+    assert str(caught.value) == f"QuantMultiAdd of {inputs} inputs\n  fix: pass inputs=2 or more"
+
+
+@pytest.mark.parametrize(
+    ("join", "expected"),
+    [
+        (QuantMul(), lambda a, b: a * b),
+        (QuantMatMul(), lambda a, b: a @ b),
+        (QuantConcat(dim=0), lambda a, b: np.concatenate([a, b])),
+        (QuantConcat(2, dim=-1), lambda a, b: np.concatenate([a, b], 1)),
+    ],
+)
+def test_a_gate_a_product_and_a_join_see_both_sides_on_their_grids(
+    join: QuantJoin, expected: Any
+) -> None:
+    a, b = (term[:, :3] for term in terms(2))
+    for quantizer, amax in zip(join._input_quantizers, (1.5, 3.0), strict=True):
+        quantizer.set_range(None, amax)
+    wanted = expected(rounded(a, 1.5), rounded(b, 3.0))
+    np.testing.assert_allclose(join(a, b), wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_the_spec_is_that_of_every_quantizer() -> None:

@@ -478,7 +478,10 @@ def test_markers_are_emitted_inside_the_block_only_also_after_an_exception() -> 
             opset_version=13,
             custom_opsets={"qdq": 1},
         )
-    assert set(calls) == {"fc.input"}
+    assert [call.site for call in calls] == ["fc.input"]
+    assert torch.equal(calls[0].x, x)
+    assert calls[0].grid is not None
+    assert calls[0].scale == pytest.approx(1 / 127)
     (marker,) = onnx.load_from_string(buffer.getvalue()).graph.node
     assert (marker.domain, marker.op_type) == ("qdq", "Site")
     assert marker.attribute[0].s == b"fc.input"

@@ -172,13 +172,14 @@ def test_they_are_saved_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(copy.deepcopy(fresh)(data()), model(data()))
 
 
-def test_without_a_twin_a_users_layer_stays_float_and_is_reported() -> None:
+def test_without_a_twin_a_users_layer_stays_what_it_is_and_its_calls_are_sites() -> None:
     model = net()
     report = qdq.insert(model, data()[:2])
     left = {row.name: row.why for row in report.rows if row.action == "skip"}
     assert left["first"].startswith("a subclass of Linear, which may compute something else")
-    assert type(model.energy) is Energy
-    assert not any(site.startswith(("first", "energy")) for site in qdq.quantizers(model))
+    assert (type(model.first), type(model.energy)) == (Gained, Energy)
+    inside = {site for site in qdq.quantizers(model) if site.startswith(("first", "energy"))}
+    assert inside == {f"first.linear_0.{role}" for role in ("input", "weight", "output")}
 
 
 def test_the_example_of_the_documentation_runs() -> None:

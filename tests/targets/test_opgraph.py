@@ -61,3 +61,41 @@ def test_the_last_op_of_a_chain_is_as_deep_as_the_chain_is_long(length: int) -> 
 def test_a_graph_without_ops_has_nothing() -> None:
     empty = OpGraph((), (0,))
     assert (empty.producer, empty.readers, empty.calls, empty.depth) == ({}, {}, {}, {})
+
+
+# x -> conv -> c -> sigmoid -> s -> mul(c, s) -> m, and a constant k that is added: m + k -> a
+SILU = OpGraph(
+    (
+        Op("conv", "conv", (0,), (1,)),
+        Op("sigmoid_0", "sigmoid", (1,), (2,)),
+        Op("mul_0", "mul", (1, 2), (3,)),
+        Op("exp_0", "exp", (9,), (8,)),
+        Op("add_0", "add", (3, 8), (4,)),
+        Op("add_1", "add", (4, 0), (5,)),
+    ),
+    (5,),
+    (0,),
+)
+
+
+def test_what_depends_on_the_models_inputs_varies_and_all_else_is_constant() -> None:
+    assert SILU.varying == {0, 1, 2, 3, 4, 5}
+    assert {tensor for op in SILU.ops for tensor in op.inputs} - SILU.varying == {8, 9}
+
+
+def test_the_root_of_a_tensor_is_what_it_is_a_pointwise_function_of() -> None:
+    assert {tensor: SILU.roots[tensor] for tensor in (1, 2, 3, 4, 5)} == {
+        1: 1,  # a convolution is a function of many elements
+        2: 1,
+        3: 1,
+        4: 1,
+        5: 5,  # of the convolution and of the model's input
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "pointwise"), [("sigmoid_0", True), ("mul_0", True), ("add_0", True), ("add_1", False)]
+)
+def test_an_op_is_pointwise_if_it_reads_functions_of_one_tensor(name: str, pointwise: bool) -> None:
+    op = next(each for each in SILU.ops if each.name == name)
+    assert SILU.is_pointwise(op) is pointwise

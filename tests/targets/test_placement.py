@@ -40,7 +40,7 @@ class Net:
 
     def on(self, target: str, *outputs: int, floating: Any = ()) -> set[str]:
         """Names of the sites that are switched on."""
-        graph = OpGraph(tuple(self.ops), outputs)
+        graph = OpGraph(tuple(self.ops), outputs, (0,))
         decisions = place(self.sites, graph, get(target), floating=floating)
         wanted = [f"{name}.{role}" for name, roles in self.sites.items() for role in roles]
         assert [each.name for each in decisions] == wanted
@@ -48,7 +48,7 @@ class Net:
         return {each.name for each in decisions if each.action == "quantize"}
 
     def why(self, site: str, target: str, *outputs: int, floating: Any = ()) -> str:
-        graph = OpGraph(tuple(self.ops), outputs)
+        graph = OpGraph(tuple(self.ops), outputs, (0,))
         decisions = place(self.sites, graph, get(target), floating=floating)
         return next(each.why for each in decisions if each.name == site)
 
@@ -198,13 +198,31 @@ def test_of_two_convs_the_one_on_the_longer_way_is_fused_with_the_add(
     assert f"add.input_{order.index(1)}" in on
 
 
-def test_an_add_of_no_convolution_has_both_inputs_quantized_for_tensorrt() -> None:
+BOTH = {"add.input_0", "add.input_1"}
+
+
+def test_an_add_fused_with_no_convolution_has_both_inputs_quantized_if_integers_leave_it() -> None:
     net = Net()
     x = net.op("relu", net.layer("stem", 0))
-    end = net.add("add", net.op("sigmoid", x), net.op("max_pool", x))
-    assert {"add.input_0", "add.input_1"} <= net.on("tensorrt", end)
+    add = net.add("add", net.op("sigmoid", x), net.op("max_pool", x))
+    end = net.layer("head", add)
+    assert net.on("tensorrt", end) >= BOTH
     assert net.why("add.input_0", "tensorrt", end) == (
         "no input of this add comes straight from an integer convolution (T13)"
+    )
+    assert not net.on("tensorrt", end, add) & BOTH
+    assert net.why("add.input_0", "tensorrt", end, add) == (
+        "something float reads this add, and integers in ask for integers out (T13)"
+    )
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "onnxruntime"])
+def test_an_add_of_no_integer_op_is_off(target: str) -> None:
+    net = Net()
+    end = net.layer("head", net.add("add", 0, net.op("flip", 0)))
+    assert not net.on(target, end) & BOTH
+    assert net.why("add.input_0", target, end) == (
+        "no integer op makes what this add reads (T28, O13)"
     )
 
 
@@ -213,15 +231,15 @@ def test_a_convolution_that_somebody_else_reads_too_is_not_fused_with_the_add(th
     net = Net()
     y = net.layer("c1", net.op("relu", net.layer("stem", 0)))
     z = net.op(through, y) if through else y
-    end = net.add("add", z, net.op("sigmoid", y))
-    assert {"add.input_0", "add.input_1"} <= net.on("tensorrt", end)
+    end = net.layer("head", net.add("add", z, net.op("sigmoid", y)))
+    assert net.on("tensorrt", end) >= BOTH
 
 
 def test_an_add_is_not_fused_into_a_convolution_that_runs_float() -> None:
     net, end = residual(down=False)
-    assert {"add.input_0", "add.input_1"} <= net.on("tensorrt", end, floating={"c2"})
+    assert net.on("tensorrt", end, floating={"c2"}) >= BOTH
     del net.sites["c2"]  # as ignore= does
-    assert {"add.input_0", "add.input_1"} <= net.on("tensorrt", end)
+    assert net.on("tensorrt", end) >= BOTH
 
 
 def test_a_sum_of_three_fuses_into_one_convolution() -> None:

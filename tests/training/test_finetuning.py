@@ -124,7 +124,7 @@ def uncalibrated() -> nn.Module:
         (
             trained,
             StepError,
-            "nothing was inserted into this model\n"
+            "this model has no quantizers\n"
             "  at:  Sequential\n"
             "  fix: call qdq.insert(model, example_inputs) first",
         ),
