@@ -85,6 +85,12 @@ class QuantOperands(nn.Module):
             return self._input_quantizer(x), weight, bias
         if not self._weight_quantizer.on:
             return x, weight, bias
+        with torch._C.DisableTorchFunction():  # what it computes is no call of the model's
+            return self._quantized(x, weight, bias)
+
+    def _quantized(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         # Each grid once: the range of a weight is found anew every time it is asked for.
         of_input = self._input_quantizer.grid(x) if self._input_quantizer.on else None
         of_weight = self.grid_of(weight, bias, of_input)
@@ -101,4 +107,6 @@ class QuantOperands(nn.Module):
 def step_of(bias: Tensor, of_input: QParams, of_weight: QParams) -> Tensor:
     """() or (C,): scale of the int32 bias; the steps of one group stand once per group."""
     step = bias_scale(of_input.scale, of_weight.scale)
-    return step.repeat(bias.numel() // step.numel()) if step.dim() else step
+    if step.dim() == 0 or len(step) == len(bias):
+        return step
+    return step.repeat(len(bias) // len(step))
