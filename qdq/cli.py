@@ -255,7 +255,7 @@ def _example_inputs(shapes: list[str], data: str | None) -> "Inputs | None":
 
 
 def _require_traceable(net: "nn.Module") -> None:
-    from qdq.insertion.recording import trace
+    from qdq.insertion.following import trace
 
     if trace(net) is None:
         raise InputError(

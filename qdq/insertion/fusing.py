@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from qdq.errors import StepError
-from qdq.insertion.recording import BATCH_NORMS, follow
+from qdq.insertion.following import follow
+from qdq.insertion.kinds import BATCH_NORMS
 from qdq.insertion.undo import atomic
 from qdq.nn.twins import TWINS
 from qdq.numerics.batchnorm import fold

@@ -1,54 +1,26 @@
-"""One forward of an eager model as a neutral op graph: recorded from inputs, or traced by fx."""
+"""One forward of an eager model, recorded as a neutral op graph."""
 
-import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from qdq.data import call, tensors_of
-from qdq.nn import QuantJoin, QuantPool, TensorQuantizer
+from qdq.insertion.kinds import (
+    PRODUCTS,
+    constants_of,
+    is_plain,
+    kind_of_call,
+    kind_of_module,
+    shape_of,
+)
+from qdq.nn import TensorQuantizer
 from qdq.nn.calls import KINDS, is_counted, product_operands, tensors_in
-from qdq.nn.twins import TWINS
 from qdq.targets.opgraph import Op, OpGraph
-
-_PRODUCTS = ("linear", "conv", "conv_transpose", "addmm")
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-_MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.Flatten: "reshape",
-    nn.Identity: "identity",
-    nn.Dropout: "identity",
-    nn.Dropout2d: "identity",
-    nn.MaxPool1d: "max_pool",
-    nn.MaxPool2d: "max_pool",
-    nn.MaxPool3d: "max_pool",
-    **dict.fromkeys(BATCH_NORMS, "batch_norm"),
-}
-_FUNCTIONS: dict[str, str] = {
-    **KINDS,
-    **dict.fromkeys(("relu", "relu_"), "relu"),
-    "relu6": "relu6",
-    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), "max_pool"),
-    **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze"), "reshape"),
-    **dict.fromkeys(("permute", "transpose", "t"), "transpose"),
-    **dict.fromkeys(("dropout", "contiguous"), "identity"),
-}
-
-
-def kind_of_module(module: nn.Module) -> str | None:
-    """The op a module is as a whole; None for one whose inside is looked at."""
-    twin = TWINS.get(type(module))
-    kind = getattr(twin or module, "kind", None)
-    if twin is not None or isinstance(module, (QuantJoin, QuantPool, *TWINS.values())):
-        return kind
-    return _MODULES.get(type(module))
 
 
 def record(model: nn.Module, example_inputs: object) -> OpGraph:
@@ -131,7 +103,7 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not self._inside_known:
-            kind = _kind(func, args, kwargs)
+            kind = kind_of_call(func, args, kwargs)
             if kind in KINDS.values() and not is_counted(args, kwargs):
                 kind = f"integer_{kind}"
             site = self._call_site(kind)
@@ -150,12 +122,12 @@ class _Recorder(TorchFunctionMode):
         if found and self._are_constant(found):
             weight, layer = found["weight"], "linear" if kind in ("matmul", "addmm") else kind
             if layer == kind or weight.dim() == 2:
-                shape = _shape(layer, weight if layer == kind else weight.t())
+                shape = shape_of(layer, weight if layer == kind else weight.t())
                 groups = kwargs.get("groups", args[6] if kind == "conv" and len(args) > 6 else 1)
                 self.note(name, layer, found["input"], result, weight=shape, groups=groups)
                 return
         floating = all(each.is_floating_point() for each in tensors_in(args, kwargs))
-        plain = kind not in _PRODUCTS and _is_plain(kwargs)
+        plain = kind not in PRODUCTS and is_plain(kwargs)
         prefix = "" if plain and (floating or kind == "attention") else "other_"
         self.note(name, prefix + kind, (args, kwargs), result)
 
@@ -183,7 +155,7 @@ class _Recorder(TorchFunctionMode):
             self._path.pop()
             self._inside_known -= kind is not None
             if kind is not None and not self._inside_known:
-                self.note(name, kind, (args, kwargs), result, **_constants(module, kind))
+                self.note(name, kind, (args, kwargs), result, **constants_of(module, kind))
 
         first = module.register_forward_pre_hook(enter)
         second = module.register_forward_hook(leave, with_kwargs=True)
@@ -192,114 +164,3 @@ class _Recorder(TorchFunctionMode):
         finally:
             first.remove()
             second.remove()
-
-
-def follow(model: nn.Module, example_inputs: object) -> OpGraph | None:
-    """One forward: recorded with these inputs, or traced where they are None."""
-    return trace(model) if example_inputs is None else record(model, example_inputs)
-
-
-def trace(model: nn.Module) -> OpGraph | None:
-    """The op graph from fx's symbolic trace, without inputs; None where fx cannot follow."""
-    whole = kind_of_module(model)
-    if whole is not None:  # fx would look inside the root, whatever it is
-        return OpGraph((Op("", whole, (0,), (1,)),), (1,), (0,))
-    try:
-        graph = _Tracer().trace(model)
-    except Exception:  # fx raises whatever the model's own code raises on a proxy
-        return None
-    numbers = {node: index for index, node in enumerate(graph.nodes)}
-    ops: list[Op] = []
-    outputs: tuple[int, ...] = ()
-    inputs: list[int] = []
-    sizes: set[fx.Node] = set()
-    calls: Counter[str] = Counter()
-    for node in graph.nodes:
-        before = _read(node)
-        if _is_size(node) or (before and sizes.issuperset(before)):
-            sizes.add(node)  # the recorder never sees numbers either
-            continue
-        read = tuple(numbers[each] for each in before if each not in sizes)
-        if node.op == "placeholder":
-            inputs.append(numbers[node])
-        elif node.op == "output":
-            outputs = read
-        elif node.op == "call_module":
-            module = model.get_submodule(node.target)
-            kind = kind_of_module(module) or type(module).__name__
-            more = _constants(module, kind)
-            ops.append(Op(node.target, kind, read, (numbers[node],), **more))
-        elif node.op in ("call_function", "call_method"):
-            kind = _kind(node.target, node.args, node.kwargs)
-            path, call = _path(node)
-            stem, own = f"{path}.{kind}".lstrip("."), f"{call}.{kind}"
-            plain = kind not in (*_PRODUCTS, *KINDS.values()) or _is_plain(node.kwargs)
-            if kind in _PRODUCTS and all(each.op == "get_attr" for each in before[1:]):
-                read = read[:1]
-            elif kind in _PRODUCTS:
-                plain = False
-            variant = kind if plain else f"other_{kind}"
-            ops.append(Op(f"{stem}_{calls[own]}", variant, read, (numbers[node],)))
-            calls[own] += 1
-    return OpGraph(tuple(ops), outputs, tuple(inputs))
-
-
-def _path(node: fx.Node) -> tuple[str, str]:
-    """The module in whose forward the node was traced, and a key of that one call of it."""
-    stack = node.meta.get("nn_module_stack") or {}
-    key, (path, _) = list(stack.items())[-1] if stack else ("", ("", None))
-    return str(path), str(key)
-
-
-def _kind(func: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    called = _name(func)
-    if called == "interpolate":
-        mode = kwargs.get("mode", args[3] if len(args) > 3 else "nearest")
-        return "resize_nearest" if mode == "nearest" else "resize"
-    return _FUNCTIONS.get(called, called)
-
-
-def _is_plain(kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call with these keywords can be a site; `x.add(y, alpha=2)` cannot."""
-    return not kwargs.keys() & {"out", "alpha"}
-
-
-def _constants(module: nn.Module, kind: str) -> dict[str, Any]:
-    """What the graph says of a layer's weight."""
-    weight = getattr(module, "weight", None)
-    if kind not in ("conv", "conv_transpose", "linear") or not isinstance(weight, Tensor):
-        return {}
-    return {"weight": _shape(kind, weight), "groups": getattr(module, "groups", 1)}
-
-
-def _shape(kind: str, weight: Tensor) -> tuple[int, ...]:
-    return tuple((weight.transpose(0, 1) if kind == "conv_transpose" else weight).shape)
-
-
-def _read(node: fx.Node) -> list[fx.Node]:
-    """The nodes among a node's arguments, in order, as often as they stand there."""
-    found: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), found.append)
-    return found
-
-
-def _is_size(node: fx.Node) -> bool:
-    """Whether this asks a tensor for its shape or the like."""
-    if node.op == "call_method":
-        return node.target in ("size", "dim", "numel")
-    return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if kind_of_module(m) is not None:
-            return True
-        return m.__module__.startswith("torch.nn") and not any(True for _ in m.children())
-
-
-def _name(func: object) -> str:
-    if isinstance(func, str):
-        return func
-    if func is operator.iadd:
-        return "iadd"
-    return str(getattr(func, "__name__", type(func).__name__))

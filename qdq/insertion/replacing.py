@@ -6,17 +6,19 @@ from dataclasses import replace
 from torch import nn
 
 from qdq.errors import StepError
+from qdq.insertion.following import follow
 from qdq.insertion.fusing import fold_norms, require_eval
+from qdq.insertion.kinds import BATCH_NORMS
 from qdq.insertion.placing import Insertion, found_insertion, settle
 from qdq.insertion.policies import Policy, Specs
-from qdq.insertion.recording import BATCH_NORMS, follow
 from qdq.insertion.selecting import select
 from qdq.insertion.switches import quantizers
 from qdq.insertion.undo import atomic
 from qdq.nn import TensorQuantizer
 from qdq.nn.attention import QuantMultiheadAttention
 from qdq.nn.calls import CallSite
-from qdq.nn.callsites import add_call_site, follow_calls
+from qdq.nn.callsites import follow_calls
+from qdq.nn.holders import add_call_site
 from qdq.nn.twins import TWINS
 from qdq.records.decisions import Decision, InsertReport
 from qdq.sites import CALL_SITES, Patterns, owner

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from qdq.errors import PolicyError
+from qdq.insertion.kinds import kind_of_module
 from qdq.insertion.policies import Policy
-from qdq.insertion.recording import kind_of_module
 from qdq.nn import TensorQuantizer
 from qdq.nn.attention import QuantAttention
 from qdq.nn.calls import KINDS, CallSite
-from qdq.nn.callsites import holder_of
+from qdq.nn.holders import holder_of
 from qdq.nn.twins import TWINS, why_float
 from qdq.records.decisions import Decision
 from qdq.targets.opgraph import CALLED_AGAIN, Op, OpGraph

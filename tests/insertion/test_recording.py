@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdq.errors import InputError
-from qdq.insertion.recording import record, trace
+from qdq.insertion.following import trace
+from qdq.insertion.recording import record
 from qdq.nn import QuantAdd, QuantMultiAdd
 from qdq.targets.opgraph import OpGraph
 

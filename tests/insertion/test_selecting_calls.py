@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qdq.insertion.following import trace
 from qdq.insertion.policies import Policy
-from qdq.insertion.recording import record, trace
+from qdq.insertion.recording import record
 from qdq.insertion.selecting import Selection, select
 from qdq.nn.calls import CallSite
 from qdq.targets.opgraph import OpGraph

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 import qdq
 from qdq.nn.calls import CallSite, QuantCall
-from qdq.nn.callsites import add_call_site, follow_calls
+from qdq.nn.callsites import follow_calls
+from qdq.nn.holders import add_call_site
 from qdq.targets import get
 
 

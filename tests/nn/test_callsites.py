@@ -23,9 +23,10 @@ from callsite_nets import (
 )
 from torch import Tensor, nn
 
-from qdq.insertion.recording import record, trace
+from qdq.insertion.following import trace
+from qdq.insertion.recording import record
 from qdq.nn import callsites
-from qdq.nn.callsites import add_call_site
+from qdq.nn.holders import add_call_site
 
 
 class Grown(nn.Module):

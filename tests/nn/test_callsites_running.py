@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 import qdq
 from qdq.nn import callsites
-from qdq.nn.callsites import add_call_site
+from qdq.nn.holders import add_call_site
 from qdq.validation.running import torch_runner
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import qdq
 from qdq.nn import QuantWeighted
 from qdq.nn.calls import CallSite
-from qdq.nn.callsites import holder_of
+from qdq.nn.holders import holder_of
 from qdq.nn.twins import TWINS, register
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1))
