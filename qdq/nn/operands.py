@@ -107,6 +107,4 @@ class QuantOperands(nn.Module):
 def step_of(bias: Tensor, of_input: QParams, of_weight: QParams) -> Tensor:
     """() or (C,): scale of the int32 bias; the steps of one group stand once per group."""
     step = bias_scale(of_input.scale, of_weight.scale)
-    if step.dim() == 0 or len(step) == len(bias):
-        return step
-    return step.repeat(len(bias) // len(step))
+    return step.repeat(bias.numel() // step.numel()) if step.dim() else step

@@ -111,7 +111,10 @@ def _why_small(op: Op, graph: OpGraph) -> str:
     if op.groups > 1:
         pays = outputs % 8 == 0 and min(kernel) >= 3
     else:
-        enough = op.inputs[0] in graph.inputs or max(inputs, outputs) >= _ENOUGH
+        enough = (
+            graph.roots.get(op.inputs[0], op.inputs[0]) in graph.inputs
+            or max(inputs, outputs) >= _ENOUGH
+        )
         pays = enough and len(set(kernel)) == 1 and 0 in (inputs % 8, outputs % 8)
     return "" if pays else f"{inputs} to {outputs} channels are too few to gain (T19)"
 
