@@ -22,7 +22,7 @@ POINTWISE = frozenset(
         *CLAMPS, "identity", "sigmoid", "hardsigmoid", "silu", "hardswish", "gelu", "tanh", "erf",
         "leaky_relu", "prelu", "elu", "softplus", "mish", "hardtanh", "clamp", "exp", "log", "pow",
         "square", "sqrt", "rsqrt", "neg", "abs", "add", "other_add", "sub", "rsub", "mul",
-        "other_mul", "div", "mean", "var", "sum", "layer_norm", "__pow__",
+        "other_mul", "div", "mean", "var", "std", "sum", "layer_norm", "__pow__",
     }
 )  # fmt: skip
 

@@ -163,10 +163,15 @@ def _in_attention(op: Op, graph: OpGraph) -> bool:
             if reader.kind in between and reader.name not in seen:
                 seen.add(reader.name)
                 work.append(reader)
-    maker = graph.producer.get(op.inputs[0])
+    return any(_behind(tensor, graph, between) == "softmax" for tensor in op.inputs)
+
+
+def _behind(tensor: int, graph: OpGraph, between: Collection[str]) -> str:
+    """Kind of the op that makes a tensor, seen through ops of these kinds."""
+    maker = graph.producer.get(tensor)
     while maker is not None and maker.kind in between:
         maker = graph.producer.get(maker.inputs[0])
-    return maker is not None and maker.kind == "softmax"
+    return "" if maker is None else maker.kind
 
 
 def _decide(

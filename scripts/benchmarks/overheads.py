@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 import qdq
 from models.resnet import resnet50
-from qdq.insertion.initializing import initialized
 
 Jobs = Mapping[str, Callable[[], object]]
 # Job -> the largest ratio to float that is good enough.
@@ -49,7 +48,7 @@ def inserted(weights: Path, example: Tensor | None) -> nn.Module:
 
 def initially_quantized(weights: Path) -> nn.Module:
     """The same, of layers that were built quantized."""
-    with initialized():
+    with qdq.initialized():
         return loaded(weights)
 
 
