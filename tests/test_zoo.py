@@ -10,10 +10,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Models without a file at either opset, to be removed from here with their cause: torch's exporter
-# fills BertModel's arguments in by place and transformers adds use_cache by name; the weights of an
-# nn.LSTM have no grid where the export looks for one.
-NO_FILE = {"BertModel, eager", "BertModel, sdpa", "lstm"}
 
 pytestmark = pytest.mark.slow
 Rows = dict[str, dict[str, Any]]
@@ -42,12 +38,9 @@ def test_with_all_quantizers_off_every_model_gives_the_float_bits(rows: Rows) ->
 
 @pytest.mark.parametrize("opset", ["opset 13", "opset 17"])
 def test_files_agree_with_the_simulation(rows: Rows, opset: str) -> None:
-    # torch writes scaled_dot_product_attention from opset 14 on.
-    sdpa = {name for name in rows if name.endswith("sdpa")} if opset == "opset 13" else set()
     # Random weights leave no margin: one code flipped by another order of sums grows on its way.
     bad = {name: row[opset] for name, row in rows.items() if not _agrees(row[opset])}
-    assert bad.keys() <= NO_FILE | sdpa, bad
-    assert len(rows) - len(bad) >= 10
+    assert bad == {}
     assert all(row.get("top-1", 1.0) >= 0.75 for row in rows.values())
 
 

@@ -9,7 +9,12 @@ from model_images import first_images, percent_right, present
 from torch import nn
 from torch.nn import functional as F
 
-from models.mobilenetv2 import load_mobilenet_v2_tf, mobilenet_v2, mobilenet_v2_tf
+from models.mobilenetv2 import (
+    load_mobilenet_v2_tf,
+    load_mobilenet_v2_tf_classes,
+    mobilenet_v2,
+    mobilenet_v2_tf,
+)
 
 WEIGHTS = "imagenet/weights/mobilenet_v2_tfquant_dequant.npz"
 IMAGES = "imagenet/imagenet1k_one_per_class_224_q90.npz"
@@ -86,6 +91,16 @@ def test_the_tensorflow_weights_are_as_right_as_measured() -> None:
     pixels, labels = first_images(IMAGES, 200)
     percent = percent_right(model, (pixels - 128) / 127, labels + 1)
     assert percent == pytest.approx(MEASURED, abs=1.0)
+
+
+@torch.no_grad()
+def test_without_the_background_class_the_others_keep_their_logits() -> None:
+    path = present(WEIGHTS)
+    pixels, labels = first_images(IMAGES, 8)
+    whole, classes = load_mobilenet_v2_tf(path), load_mobilenet_v2_tf_classes(path)
+    images = (pixels - 128) / 127
+    torch.testing.assert_close(classes(images), whole(images)[:, 1:])
+    assert percent_right(classes, images, labels) == percent_right(whole, images, labels + 1)
 
 
 def numbered_weights() -> dict[str, np.ndarray]:
