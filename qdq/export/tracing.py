@@ -83,20 +83,21 @@ def _export(
     axes: dict[str, dict[int, str]] | None,
 ) -> None:
     args: tuple[Any, ...] = (example_inputs,)
-    traced = model
+    names: list[str] = []
     if isinstance(example_inputs, Mapping):
-        # The exporter would sort keywords by the signature, which a decorator may hide.
-        args, traced = tuple(example_inputs.values()), _Keywords(model, list(example_inputs))
+        args, names = tuple(example_inputs.values()), list(example_inputs)
     elif isinstance(example_inputs, (tuple, list)):
         args = tuple(example_inputs)
     with warnings.catch_warnings(), _taken_apart(model), _Products():
         # Torch deprecates this exporter, the only one that writes a true opset 13.
         warnings.simplefilter("ignore", DeprecationWarning)
+        # What a trace does not follow is said once, not at every place.
+        warnings.simplefilter("once", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         # It says of some Slices that it leaves them in the graph, which is where they belong.
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1")
         try:
             torch.onnx.export(
-                traced,
+                _Called(model, names),
                 args,
                 buffer,  # type: ignore[arg-type]  # its stub forgot the in-memory file it takes
                 input_names=ins,
@@ -144,16 +145,23 @@ def _taken_apart(model: nn.Module) -> Iterator[None]:
             each.__class__ = nn.MultiheadAttention
 
 
-class _Keywords(nn.Module):
-    """The model, called with its keywords in a fixed order."""
+class _Called(nn.Module):
+    """The model, called with these inputs and no others: its tensors are ours, by their names.
+
+    Else the exporter fills in the defaults of the forward's other parameters, by position, also
+    those that a decorator of the forward gives by name.
+    """
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         super().__init__()
-        self.model, self.names = model, names
-        self.train(model.training)
+        for table in ("_modules", "_parameters", "_buffers"):
+            vars(self)[table] = vars(model)[table]
+        self.call, self.names, self.training = model.__call__, names, model.training
 
     def forward(self, *values: Any) -> Any:
-        return self.model(**dict(zip(self.names, values, strict=True)))
+        if self.names:
+            return self.call(**dict(zip(self.names, values, strict=True)))
+        return self.call(*values)
 
 
 def _numbered(stem: str, count: int) -> list[str]:
