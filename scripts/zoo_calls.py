@@ -11,7 +11,8 @@ import qdq
 
 KINDS = ("conv", "convtranspose", "linear", "matmul", "attention", "add", "mul", "cat", "avgpool",
          "mean", "interpolate", "embedding", "lstm")  # fmt: skip
-SAME = {"iadd": "add", "imul": "mul", "bmm": "matmul", "adaptiveavgpool": "avgpool"}
+SAME = {"iadd": "add", "imul": "mul", "bmm": "matmul", "adaptiveavgpool": "avgpool",
+        "concat": "cat", "stack": "cat", "addmm": "linear"}  # fmt: skip
 
 
 class Calls(TorchFunctionMode):

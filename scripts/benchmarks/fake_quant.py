@@ -5,12 +5,14 @@
 
 Random weights and data: time does not depend on them. BatchNorm is folded on both sides, ranges
 are set by max on the batch that is measured. The sides run in turn, so that a busy neighbour
-slows both; each ratio is that of one such pair. Printed: median [lower quartile, upper quartile].
+slows both; each ratio is that of one such pair. Printed: median [lower quartile, upper quartile],
+and the ratio of the fastest runs, which a neighbour spoils least.
 
     python scripts/benchmarks/fake_quant.py --runs 15
-    python scripts/benchmarks/fake_quant.py --only step --batch 32
+    python scripts/benchmarks/fake_quant.py --only step --batch 32 --without-numba
 """
 
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -59,7 +61,10 @@ def main() -> None:
     parser = arguments(__doc__, runs=15)
     parser.add_argument("--only", choices=("forward", "step"), help="one of the two; else both")
     parser.add_argument("--batch", type=int, help="images in a batch; else 8 forward, 64 step")
+    parser.add_argument("--without-numba", action="store_true", help="as if not installed")
     asked = parser.parse_args()
+    if asked.without_numba:
+        sys.modules["numba"] = None  # type: ignore[assignment]
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {asked.threads} thread(s), {asked.runs} runs, CPU time")
@@ -73,7 +78,9 @@ def main() -> None:
             times = Times(jobs, asked.runs)
             print(f"{name}, {build.__name__}, batch {len(x)}: float {times.spent('float')}")
             for target in TARGETS:
-                print(f"  {target:12} {times.ratio(target, 'float')}, {times.spent(target)}")
+                fastest = times.ms[target].min() / times.ms["float"].min()
+                ratio, spent = times.ratio(target, "float"), times.spent(target)
+                print(f"  {target:12} {ratio}, {spent}, fastest {fastest:.3f}x")
 
 
 if __name__ == "__main__":
