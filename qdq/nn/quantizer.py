@@ -1,6 +1,8 @@
 """TensorQuantizer: a spec, a range, a switch."""
 
 from collections.abc import Callable
+from functools import lru_cache
+from math import inf
 from typing import Any
 
 import torch
@@ -8,7 +10,14 @@ from torch import Tensor, nn
 
 from qdq.errors import CalibrationError, SpecError
 from qdq.nn.symbolic import exported_fake_quantize
-from qdq.numerics.affine import QParams, at_least, fake_quantize, qparams, range_of
+from qdq.numerics.affine import (
+    QParams,
+    at_least,
+    fake_quantize,
+    numbers_are_free,
+    qparams,
+    range_of,
+)
 from qdq.spec import QuantSpec
 
 Observer = Callable[[str, Tensor], None]
@@ -135,6 +144,8 @@ class TensorQuantizer(nn.Module):
                     "off with qdq.disable_quantization(model, ...)",
                 )
             low, high = range_of(x, self.spec.keep_axis)
+        elif least is None and numbers_are_free(high) and (x is None or x.device == high.device):
+            return _grid_of(low.item(), high.item(), self.limits, self.spec)
         if x is not None:  # CUDA multiplies by the reciprocal of a divisor that is on the CPU
             low, high = low.to(x.device), high.to(x.device)
         if self.limits is not None:
@@ -149,16 +160,16 @@ class TensorQuantizer(nn.Module):
             x: any shape, floating point, on any device.
             grid: what `self.grid` gave for x, where it is known already; None: ask it now.
         """
-        if self.observer is not None:
-            with torch._C.DisableTorchFunction():  # what it computes is no call of the model's
+        with torch._C.DisableTorchFunction():  # what it computes is no call of the model's
+            if self.observer is not None:
                 self.observer(self.site, x if self.limits is None else x.clamp(*self.limits))
-            return x
-        if not self.on:
-            return x
-        grid = self.grid(x) if grid is None else grid
-        if torch.onnx.is_in_onnx_export():
-            return exported_fake_quantize(x, grid, self.site)
-        return fake_quantize(x, grid)
+                return x
+            if not self.on:
+                return x
+            grid = self.grid(x) if grid is None else grid
+            if torch.onnx.is_in_onnx_export():
+                return exported_fake_quantize(x, grid, self.site)
+            return fake_quantize(x, grid)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows of it."""
@@ -187,6 +198,17 @@ class TensorQuantizer(nn.Module):
             if held is not None:
                 setattr(self, name, held.to(fn(held).device))
         return self
+
+
+@lru_cache(maxsize=4096)
+def _grid_of(
+    low: float, high: float, limits: tuple[float, float] | None, spec: QuantSpec
+) -> QParams:
+    """The grid of a range on the CPU, worked out once: it takes more calls than rounding does."""
+    with torch.inference_mode(False):  # else it could not be part of any later gradient
+        ends = torch.tensor([low, high], dtype=torch.float32, device="cpu")
+        lowest, highest = ends.clamp(*(limits or (-inf, inf)))
+        return qparams(lowest, highest, spec)
 
 
 def _short(end: Tensor | None) -> str:

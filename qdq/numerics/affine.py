@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from qdq.numerics import kernels
 from qdq.spec import QuantSpec
 
 # Below this a quotient x / scale may overflow, and the product of two scales vanish.
@@ -19,6 +20,8 @@ SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 # Above this the value of an end code may overflow, since its scale was rounded up.
 LARGEST_VALUE = torch.finfo(torch.float32).max * (1 - 2.0**-23)
 INT32_LOWEST, INT32_HIGHEST = -(2.0**31), 2.0**31 - 128  # the ends that float32 can hold
+# Of bias codes: the other half of an int32 accumulator holds 33,000 products of 255 and 127.
+_LARGEST_BIAS = 2.0**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ def least_weight_scale(bias: Tensor, of_input: Tensor) -> Tensor:
         bias: (C,).
         of_input: () scale of the activation.
     """
-    return bias.detach().abs().float() / of_input / INT32_HIGHEST
+    return bias.detach().abs().float() / of_input / _LARGEST_BIAS
 
 
 def bias_scale(of_input: Tensor, of_weight: Tensor) -> Tensor:
@@ -133,7 +136,7 @@ def bias_scale(of_input: Tensor, of_weight: Tensor) -> Tensor:
 
 
 def _usable(scale: Tensor) -> Tensor:
-    return torch.where(scale >= SMALLEST_SCALE, scale, torch.ones_like(scale))
+    return torch.where(scale >= SMALLEST_SCALE, scale, 1.0)
 
 
 def quantize(x: Tensor, grid: QParams) -> Tensor:
@@ -180,14 +183,10 @@ def fake_quantize(x: Tensor, grid: QParams) -> Tensor:
         x: any shape, floating point; fp16 and bf16 are computed in fp32. NaN stays NaN.
         grid: with C scales, x has C entries along `grid.spec.keep_axis`.
     """
-    grid = grid.along(x.dim())
-    wide = _wide(x)
-    ends = _end_steps(grid)
-    if x.requires_grad and torch.is_grad_enabled():
-        inside, free = _inside(wide, grid)
-        rounded = _round_to_grid(wide, grid.scale, *ends, out=free).to(x.dtype)
-        return _StraightThrough.apply(x, rounded, inside)  # type: ignore[no-any-return, no-untyped-call]
-    return _round_to_grid(wide, grid.scale, *ends).to(x.dtype)
+    trained = x.requires_grad and torch.is_grad_enabled()
+    rounded, inside = _rounded(_wide(x), grid, masked=trained)
+    rounded = rounded.to(x.dtype)
+    return _StraightThrough.apply(x, rounded, inside) if trained else rounded  # type: ignore[no-untyped-call]
 
 
 def fake_quantize_bias(bias: Tensor, scale: Tensor) -> Tensor:
@@ -219,9 +218,27 @@ class _StraightThrough(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, *grads: Tensor
     ) -> tuple[Tensor, None, None]:
         """Gradient of x."""
-        saved = ctx.saved_tensors  # type: ignore[attr-defined]
-        # A product with bools takes twice as long as one with the same bytes as integers.
-        return (grads[0] * saved[0].view(torch.uint8) if saved else grads[0]), None, None
+        (grad,), saved = grads, ctx.saved_tensors  # type: ignore[attr-defined]
+        return (_times_mask(grad, *saved) if saved else grad), None, None
+
+
+def _rounded(x: Tensor, grid: QParams, *, masked: bool) -> tuple[Tensor, Tensor | None]:
+    """(x float32, on the grid; where gradients pass, if `masked`)."""
+    axis = grid.spec.keep_axis if grid.scale.dim() else None
+    if kernels.suit(x, axis) and (axis is None or len(grid.scale) == x.shape[axis]):
+        ends = (grid.spec.qmin, grid.spec.qmax)
+        tensors = (grid.scale, grid.zero_point, grid.amin, grid.amax)
+        return kernels.fake_quantize(x, axis, ends, tensors, masked=masked)
+    grid = grid.along(x.dim())
+    inside, free = _inside(x, grid) if masked else (None, None)
+    return _round_to_grid(x, grid.scale, *_end_steps(grid), out=free), inside
+
+
+def _times_mask(grad: Tensor, inside: Tensor) -> Tensor:
+    if kernels.suit(grad) and grad.stride() == inside.stride():
+        return kernels.times_mask(grad, inside)
+    # A product with bools takes twice as long as one with the same bytes as integers.
+    return grad * inside.view(torch.uint8)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -253,7 +270,7 @@ def _inside(x: Tensor, grid: QParams) -> tuple[Tensor, Tensor | None]:
     """
     if grid.spec.symmetric and grid.spec.signed:  # amin = -amax
         compared = x.abs().le_(grid.amax)
-    elif _numbers_are_free(grid):
+    elif numbers_are_free(grid.scale):
         compared = x.clamp(grid.amin.item(), grid.amax.item()).eq_(x)
     else:
         return (x >= grid.amin).logical_and_(x <= grid.amax), None
@@ -268,11 +285,11 @@ def _end_steps(grid: QParams) -> tuple[Tensor | float, Tensor | float]:
     spec = grid.spec
     if spec.symmetric:
         return float(spec.qmin), float(spec.qmax)
-    point = grid.zero_point.item() if _numbers_are_free(grid) else grid.zero_point
+    point = grid.zero_point.item() if numbers_are_free(grid.scale) else grid.zero_point
     return spec.qmin - point, spec.qmax - point
 
 
-def _numbers_are_free(grid: QParams) -> bool:
-    """Whether the grid's tensors hold one number each, and reading it makes nobody wait."""
-    watched = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return grid.scale.dim() == 0 and grid.scale.device.type == "cpu" and not watched
+def numbers_are_free(tensor: Tensor) -> bool:
+    """Whether the tensor holds one number, and reading it makes nobody wait."""
+    one = tensor.dim() == 0 and tensor.device.type == "cpu"
+    return one and type(tensor) is Tensor and kernels.unwatched()
