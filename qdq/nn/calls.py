@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qdq.data import tensors_of
 from qdq.nn.operands import QuantOperands
 from qdq.nn.quantizer import TensorQuantizer
 
@@ -77,11 +78,6 @@ class CallSite:
     inputs: int
     weighted: bool = False
 
-    @property
-    def key(self) -> str:
-        """Its name within its module's forward, `add_0`."""
-        return self.name.rpartition(".")[2]
-
 
 def product_operands(
     kind: str, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -102,9 +98,7 @@ def product_operands(
 
 def tensors_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors among the arguments, in order, those in lists and tuples too."""
-    found: list[Tensor] = []
-    _map_tensors((args, kwargs), lambda x: found.append(x) or x)  # type: ignore[func-returns-value]
-    return found
+    return tensors_of((*args, *kwargs.values()))
 
 
 def is_counted(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -165,9 +159,6 @@ class QuantProduct(QuantOperands, QuantCall):
     Args:
         site: a function with weights.
     """
-
-    def __init__(self, site: CallSite) -> None:
-        super().__init__(site)
 
     @property
     def channel_axis(self) -> int:  # type: ignore[override]
