@@ -181,6 +181,8 @@ def _decide(
         return role != "output", "no forward was recorded: inputs and weights only"
     if op is None:
         return False, "the recorded forward never called this module"
+    if target.merge_sums and _is_inner_sum(role, op, graph, integer):
+        return False, "a sum within a longer sum, which is rounded as a whole"
     if role == "output":
         return _decide_output(op, graph, target, integer)
     if role.startswith("input_") and op.kind == "add" and target.skip_branch_only:
@@ -188,6 +190,22 @@ def _decide(
     if is_weight(role):
         return True, "weight of an integer op (T08, O01)"
     return True, "input of an integer op (T08, O01)"
+
+
+def _is_inner_sum(role: str, op: Op, graph: OpGraph, integer: Integer) -> bool:
+    """Whether the site stands between two additions that are one sum."""
+    if op.kind != "add" or role == "input":
+        return False
+    if role == "output":
+        above, below = op, graph.only_reader(op.outputs[0])
+    else:
+        tensor = op.inputs[int(role.removeprefix("input_"))]
+        below, maker = graph.only_reader(tensor), graph.producer.get(tensor)
+        if maker is None:
+            return False
+        above = maker
+    both = (above, below)
+    return all(each is not None and each.kind == "add" and each.name in integer for each in both)
 
 
 def _decide_output(op: Op, graph: OpGraph, target: Target, integer: Integer) -> tuple[bool, str]:

@@ -30,6 +30,8 @@ class Target:
         skip_branch_only: of a residual add's inputs, the one that comes straight from a
             convolution stays float, because the add is fused into that convolution.
         float_kinds: ops that it has no integer kernel for, or none that pays: their sites are off.
+        merge_sums: of `a + b + c` each addend is rounded once and no sum in between, as in one
+            `QuantMultiAdd(3)`.
         skip_small: products with too few channels to gain from integers stay float (T18, T19).
         note: what to tell somebody who runs this target's file somewhere else.
     """
@@ -41,6 +43,7 @@ class Target:
     quantize_outputs: bool
     skip_branch_only: bool
     float_kinds: tuple[str, ...] = ()
+    merge_sums: bool = False
     skip_small: bool = False
     note: str = ""
 
