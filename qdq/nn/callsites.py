@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from qdq.nn.calls import IN_PLACE, KINDS, QuantCall, is_counted
 from qdq.nn.holders import holder_of
+from qdq.nn.quantizer import TensorQuantizer
 from qdq.nn.twins import TWINS
 from qdq.sites import CALL_SITES, INSIDE, owner
 
@@ -36,8 +37,8 @@ def follow_calls(model: nn.Module, known: frozenset[str] = frozenset()) -> None:
             nothing is reported.
     """
     for path, module in model.named_modules():
-        if CALL_SITES in path.split("."):
-            continue
+        if CALL_SITES in path.split(".") or type(module) is TensorQuantizer:
+            continue  # what it computes is hidden from the mode
         around = holder_of(model, f"{path}.call".lstrip("."))
         held = None if around is None else model.get_submodule(around)
         sites: nn.ModuleDict | None = getattr(held, CALL_SITES, None)
