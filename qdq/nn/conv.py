@@ -51,21 +51,36 @@ class _QuantConvTranspose(QuantWeighted, _ConvTransposeNd):
             input: one to three spatial dimensions.
             output_size: of the spatial dimensions of the result, or of all; None: the smallest.
         """
-        rank = len(self.kernel_size)
-        added = self._output_padding(
-            input,
-            output_size,
-            self.stride,  # type: ignore[arg-type]  # torch asks for lists and passes tuples
-            self.padding,  # type: ignore[arg-type]
-            self.kernel_size,  # type: ignore[arg-type]
-            rank,
-            self.dilation,  # type: ignore[arg-type]
-        )
-        convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
         operands = self.quantized_operands(input)
-        return self._output_quantizer(  # type: ignore[no-any-return]
-            convolve(*operands, self.stride, self.padding, added, self.groups, self.dilation)  # type: ignore[arg-type]
-        )
+        return self._output_quantizer(conv_transpose(self, input, operands, output_size))  # type: ignore[no-any-return]
+
+
+def conv_transpose(
+    layer: _ConvTransposeNd,
+    input: Tensor,
+    operands: tuple[Tensor, Tensor, Tensor | None],
+    output_size: list[int] | None,
+) -> Tensor:
+    """The layer's own convolution, of other operands than its own.
+
+    Args:
+        layer: one to three spatial dimensions.
+        input: what it was called with.
+        operands: input, weight and bias to compute with.
+        output_size: of the spatial dimensions of the result, or of all; None: the smallest.
+    """
+    rank = len(layer.kernel_size)
+    added = layer._output_padding(
+        input,
+        output_size,
+        layer.stride,  # type: ignore[arg-type]  # torch asks for lists and passes tuples
+        layer.padding,  # type: ignore[arg-type]
+        layer.kernel_size,  # type: ignore[arg-type]
+        rank,
+        layer.dilation,  # type: ignore[arg-type]
+    )
+    convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+    return convolve(*operands, layer.stride, layer.padding, added, layer.groups, layer.dilation)  # type: ignore[arg-type]
 
 
 @register(nn.ConvTranspose1d)

@@ -3,7 +3,6 @@
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from qdq.compat.pytorch_quantization.nn.modules._layers import QuantLayer
@@ -16,6 +15,7 @@ from qdq.compat.pytorch_quantization.tensor_quant import (
     QUANT_DESC_8BIT_CONVTRANSPOSE3D_WEIGHT_PER_CHANNEL,
     QuantDescriptor,
 )
+from qdq.nn.conv import conv_transpose
 
 __all__ = [
     "Conv1d",
@@ -72,19 +72,8 @@ class _QuantConvTransposeNd(QuantLayer, _ConvTransposeNd):
             input: one to three spatial dimensions.
             output_size: of the spatial dimensions of the result, or of all; None: the smallest.
         """
-        rank = len(self.kernel_size)
-        added = self._output_padding(
-            input,
-            output_size,
-            self.stride,  # type: ignore[arg-type]  # torch asks for lists and passes tuples
-            self.padding,  # type: ignore[arg-type]
-            self.kernel_size,  # type: ignore[arg-type]
-            rank,
-            self.dilation,  # type: ignore[arg-type]
-        )
-        convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
         operands = (*self.quantized_operands(input), self.bias)
-        return convolve(*operands, self.stride, self.padding, added, self.groups, self.dilation)  # type: ignore[arg-type]
+        return conv_transpose(self, input, operands, output_size)
 
 
 class QuantConvTranspose1d(_QuantConvTransposeNd, nn.ConvTranspose1d):
