@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qdq
-from qdq.nn.calls import CallSite
 from qdq.nn.holders import holder_of
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -236,8 +235,3 @@ class ByName(OverChildren):
 
 def test_a_name_that_modules_and_tensors_share_makes_nobody_go_through_children() -> None:
     assert holder_of(ByName(), "add_0") == ""
-
-
-def test_a_site_knows_its_key_within_its_module() -> None:
-    assert CallSite("layer1.0.add_0", "add", 2).key == "add_0"
-    assert CallSite("add_0", "add", 2).key == "add_0"
