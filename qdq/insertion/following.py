@@ -4,9 +4,9 @@ from collections import Counter
 
 from torch import fx, nn
 
-from qdq.insertion.kinds import PRODUCTS, constants_of, is_plain, kind_of_call, kind_of_module
+from qdq.insertion.kinds import PRODUCTS, constants_of, kind_of_call, kind_of_module
 from qdq.insertion.recording import record
-from qdq.nn.calls import KINDS
+from qdq.nn.calls import KINDS, is_plain
 from qdq.targets.opgraph import Op, OpGraph
 
 

@@ -55,11 +55,6 @@ def kind_of_call(func: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return _FUNCTIONS.get(called, called)
 
 
-def is_plain(kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call with these keywords can be a site; `x.add(y, alpha=2)` cannot."""
-    return not kwargs.keys() & {"out", "alpha"}
-
-
 def constants_of(module: nn.Module, kind: str) -> dict[str, Any]:
     """What the graph says of a layer's weight."""
     weight = getattr(module, "weight", None)

@@ -13,13 +13,12 @@ from qdq.data import call, tensors_of
 from qdq.insertion.kinds import (
     PRODUCTS,
     constants_of,
-    is_plain,
     kind_of_call,
     kind_of_module,
     shape_of,
 )
 from qdq.nn import TensorQuantizer
-from qdq.nn.calls import KINDS, is_counted, product_operands, tensors_in
+from qdq.nn.calls import KINDS, is_counted, is_plain, product_operands, tensors_in
 from qdq.targets.opgraph import Op, OpGraph
 
 

@@ -109,6 +109,11 @@ def is_counted(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return any(each.is_floating_point() for each in tensors_in(args, kwargs))
 
 
+def is_plain(kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call with these keywords can be a site; `x.add(y, alpha=2)` cannot."""
+    return not kwargs.keys() & {"out", "alpha"}
+
+
 def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
@@ -141,8 +146,7 @@ class QuantCall(nn.Module):
         """Whether this is the call it was made for: as many tensors, none to write into."""
         tensors = tensors_in(args, kwargs)
         floating = all(each.is_floating_point() for each in tensors)
-        plain = floating and not kwargs.keys() & {"out", "alpha"}
-        return plain and len(tensors) == len(self._input_quantizers)
+        return floating and is_plain(kwargs) and len(tensors) == len(self._input_quantizers)
 
     def forward(
         self, func: Callable[..., Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]

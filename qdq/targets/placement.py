@@ -144,9 +144,7 @@ def _made_in_integers(tensor: int, graph: OpGraph, target: Target, integer: Inte
     """
     if not target.quantize_outputs:
         tensor = graph.roots.get(tensor, tensor)
-    maker = graph.producer.get(tensor)
-    while maker is not None and (maker.kind in CLAMPS or maker.kind in TRANSPARENT):
-        maker = graph.producer.get(maker.inputs[0])
+    maker = _maker_behind(tensor, graph, TRANSPARENT.union(CLAMPS))
     if maker is None or maker.name not in integer:
         return False
     return maker.kind != "linear" or not target.quantize_outputs
@@ -163,15 +161,16 @@ def _in_attention(op: Op, graph: OpGraph) -> bool:
             if reader.kind in between and reader.name not in seen:
                 seen.add(reader.name)
                 work.append(reader)
-    return any(_behind(tensor, graph, between) == "softmax" for tensor in op.inputs)
+    makers = (_maker_behind(tensor, graph, between) for tensor in op.inputs)
+    return any(maker is not None and maker.kind == "softmax" for maker in makers)
 
 
-def _behind(tensor: int, graph: OpGraph, between: Collection[str]) -> str:
-    """Kind of the op that makes a tensor, seen through ops of these kinds."""
+def _maker_behind(tensor: int, graph: OpGraph, between: Collection[str]) -> Op | None:
+    """The op that makes a tensor, seen through ops of these kinds."""
     maker = graph.producer.get(tensor)
     while maker is not None and maker.kind in between:
         maker = graph.producer.get(maker.inputs[0])
-    return "" if maker is None else maker.kind
+    return maker
 
 
 def _decide(
@@ -196,16 +195,14 @@ def _is_inner_sum(role: str, op: Op, graph: OpGraph, integer: Integer) -> bool:
     """Whether the site stands between two additions that are one sum."""
     if op.kind != "add" or role == "input":
         return False
+
+    def adds(other: Op | None) -> bool:
+        return other is not None and other.kind == "add" and other.name in integer
+
     if role == "output":
-        above, below = op, graph.only_reader(op.outputs[0])
-    else:
-        tensor = op.inputs[int(role.removeprefix("input_"))]
-        below, maker = graph.only_reader(tensor), graph.producer.get(tensor)
-        if maker is None:
-            return False
-        above = maker
-    both = (above, below)
-    return all(each is not None and each.kind == "add" and each.name in integer for each in both)
+        return adds(graph.only_reader(op.outputs[0]))
+    tensor = op.inputs[int(role.removeprefix("input_"))]
+    return graph.only_reader(tensor) is op and adds(graph.producer.get(tensor))
 
 
 def _decide_output(op: Op, graph: OpGraph, target: Target, integer: Integer) -> tuple[bool, str]:
