@@ -1,19 +1,19 @@
 """calibrate: data through the float model, and a range for every site from what it saw."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from qdq.calibration.collecting import Collector
+from qdq.calibration.collecting import Clamps, Collector
 from qdq.data import call, device_of, length, numbered, take_apart, to_device
 from qdq.errors import CalibrationError, StepError
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.switches import quantizers
 from qdq.nn import TensorQuantizer, callsites
 from qdq.numerics.histogram import Histogram
-from qdq.numerics.thresholds import METHODS
+from qdq.numerics.thresholds import METHODS, Choice, choose
 from qdq.progress import track
 from qdq.records.calibration import CalibrationReport, RangeRow
 
@@ -54,19 +54,23 @@ def calibrate(
     METHODS[method]  # a misspelled name must not cost a pass over the data
     require_eval(model, "calibrate")
     where = device_of(model) if device is None else device
-    collector = Collector({site for site, q in _activations(model).items() if q.on})
+    sites = _activations(model)
+    collector = Collector(
+        required={site for site, q in sites.items() if q.on},
+        limits={site: q.limits for site, q in sites.items() if q.limits is not None},
+        axes={site: q.spec.keep_axis for site, q in sites.items() if q.spec.keep_axis is not None},
+    )
     steps = track(
         numbered(data, limit=batches), "calibrating", total=length(data, batches), shown=progress
     )
     with torch.no_grad(), _observed(model, collector):
         for index, batch in steps:
-            collector.batch = index
+            collector.begin(index)
             if step is None:
                 call(model, to_device(take_apart(batch, index).inputs, where))
             else:
                 step(model, batch)
-    setattr(model, _HISTOGRAMS, collector.histograms())
-    return _choose(model, method, collector.batch + 1)
+    return _choose(model, method, collector.histograms(), collector.batch + 1)
 
 
 def choose_ranges(model: nn.Module, method: str) -> CalibrationReport:
@@ -80,7 +84,7 @@ def choose_ranges(model: nn.Module, method: str) -> CalibrationReport:
         StepError: the model was not calibrated in this process.
         RegistryError: no such method.
     """
-    return _choose(model, method, 0)
+    return _choose(model, method, histograms_of(model), 0)
 
 
 def histograms_of(model: nn.Module) -> dict[str, Histogram]:
@@ -99,22 +103,55 @@ def histograms_of(model: nn.Module) -> dict[str, Histogram]:
     return histograms
 
 
-def _choose(model: nn.Module, method: str, batches: int) -> CalibrationReport:
-    choose, histograms = METHODS[method], histograms_of(model)
+def _choose(
+    model: nn.Module, method: str, histograms: Mapping[str, Histogram], batches: int
+) -> CalibrationReport:
+    """Every range is found before the first is set."""
     sites = _activations(model)
-    unseen = [site for site, q in sites.items() if site not in histograms and q.on]
+    seen: dict[str, list[Histogram]] = {}
+    for name, hist in histograms.items():
+        seen.setdefault(name.partition("[")[0], []).append(hist)
+    unseen = [site for site, q in sites.items() if site not in seen and q.on]
     if unseen:
         raise CalibrationError(
             f"{len(unseen)} sites saw no data",
             at=", ".join(unseen[:8]),
             fix="feed a batch that reaches them, or leave their layers out with ignore=",
         )
-    rows = []
-    for site, hist in histograms.items():
-        amin, amax = choose(hist)
-        sites[site].set_range(amin, amax, device=device_of(model))
-        rows.append(RangeRow(site, amin, amax, hist.amin, hist.amax, hist.total))
-    return CalibrationReport(method, batches, tuple(rows))
+    known: dict[Hashable, Choice] = {}
+    chosen = {
+        site: [_choice(hist, method, 2 ** sites[site].spec.bits - 1, known) for hist in entries]
+        for site, entries in seen.items()
+    }
+    device = device_of(model)
+    for site, choices in chosen.items():
+        ends = [[each.amin for each in choices], [each.amax for each in choices]]
+        whole = sites[site].spec.keep_axis is None
+        sites[site].set_range(*torch.tensor(ends).squeeze(1 if whole else ()), device=device)
+    setattr(model, _HISTOGRAMS, dict(histograms))
+    rows = tuple(_row(site, choices, seen[site]) for site, choices in chosen.items())
+    return CalibrationReport(method, batches, rows)
+
+
+def _choice(hist: Histogram, method: str, levels: int, known: dict[Hashable, Choice]) -> Choice:
+    """What `choose` finds; one search for all sites that saw the same values."""
+    key = hist.bins.tobytes(), hist.counts.tobytes(), hist.amin, hist.amax, levels
+    if key not in known:
+        known[key] = choose(hist, method, levels=levels)
+    return known[key]
+
+
+def _row(site: str, choices: list[Choice], seen: list[Histogram]) -> RangeRow:
+    return RangeRow(
+        site=site,
+        amin=min(choice.amin for choice in choices),
+        amax=max(choice.amax for choice in choices),
+        seen_min=min(hist.amin for hist in seen),
+        seen_max=max(hist.amax for hist in seen),
+        values=sum(hist.total for hist in seen),
+        method=choices[0].method,
+        why=choices[0].why,
+    )
 
 
 def _activations(model: nn.Module) -> dict[str, TensorQuantizer]:
@@ -128,7 +165,8 @@ def _observed(model: nn.Module, collector: Collector) -> Iterator[None]:
     try:
         for quantizer in sites:
             quantizer.observer = collector.observe
-        yield
+        with Clamps(collector):
+            yield
     except BaseException:
         callsites.reset()
         raise

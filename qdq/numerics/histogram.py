@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 SHIFT = 15
 BINS = 1 << (32 - SHIFT)
+OCTAVE = 1 << (23 - SHIFT)  # bins of one sign and exponent
 _HALF = BINS // 2
 
 
@@ -63,6 +64,25 @@ def merge(first: Histogram, second: Histogram) -> Histogram:
     counts[first.bins] += first.counts
     counts[second.bins] += second.counts
     return from_counts(counts, min(first.amin, second.amin), max(first.amax, second.amax))
+
+
+def clamped(hist: Histogram, low: float, high: float) -> Histogram:
+    """The histogram of the same values after min(max(x, low), high); infinite ends are allowed."""
+    ends = _rank(np.array([low, high], np.float32).view(np.uint32).astype(np.int64) >> SHIFT)
+    rank = np.clip(_rank(hist.bins), *ends)
+    counts = np.zeros(BINS, np.int64)
+    np.add.at(counts, _rank(rank), hist.counts)
+    return from_counts(counts, *(min(max(end, low), high) for end in (hist.amin, hist.amax)))
+
+
+def _rank(bins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bin numbers in the order of their values, below 0 for negative ones; its own inverse."""
+    return np.where((bins >= 0) & (bins < _HALF), bins, _HALF - 1 - bins)
+
+
+def not_finite(hist: Histogram) -> int:
+    """How many of its values are infinite or NaN."""
+    return int(hist.counts[hist.bins % _HALF >= _HALF - OCTAVE].sum())
 
 
 def bin_edges(bins: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

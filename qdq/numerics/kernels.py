@@ -5,7 +5,7 @@ costs what its memory traffic costs. These kernels give the very same bits.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from math import prod
 from typing import Any, TypeAlias
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Floats: TypeAlias = NDArray[np.float32]
-Kernel: TypeAlias = Callable[..., None]
+Kernel: TypeAlias = Callable[..., Any]
 
 # Elements. A call takes 20 us, torch's operators hardly longer below; the first takes a second.
 SMALLEST = 1 << 15
@@ -50,7 +50,7 @@ def suit(x: Tensor, axis: int | None = None) -> bool:
         return False
     if x.device.type != "cpu" or x.dtype != torch.float32 or not _dense(x, axis):
         return False
-    return torch.get_num_threads() <= MOST_THREADS and _numba() is not None
+    return torch.get_num_threads() <= MOST_THREADS and numba() is not None
 
 
 def fake_quantize(
@@ -73,7 +73,7 @@ def fake_quantize(
     rows = None if inside is None else _rows(inside, axis)
     columns = torch.stack(grid).view(len(grid), -1).numpy()
     low, high = map(np.float32, ends)
-    _compiled(_fake_quantize)(_rows(x, axis), low, high, columns, _rows(rounded, axis), rows)
+    compiled(_fake_quantize)(_rows(x, axis), low, high, columns, _rows(rounded, axis), rows)
     return rounded, inside
 
 
@@ -85,7 +85,7 @@ def times_mask(grad: Tensor, inside: Tensor) -> Tensor:
         inside: bool, of the same shape and strides.
     """
     result = torch.empty_like(grad)
-    _compiled(_times_mask)(_rows(grad)[0, 0], _rows(inside)[0, 0], _rows(result)[0, 0])
+    compiled(_times_mask)(_rows(grad)[0, 0], _rows(inside)[0, 0], _rows(result)[0, 0])
     return result
 
 
@@ -107,18 +107,26 @@ def _rows(x: Tensor, axis: int | None = None) -> NDArray[Any]:
 
 
 @cache
-def _numba() -> Any:
+def numba() -> Any:
     """The module; None where it is not installed, or told not to compile."""
     try:
-        numba = import_module("numba")
+        module = import_module("numba")
     except ImportError:
         return None
-    return None if numba.config.DISABLE_JIT else numba
+    return None if module.config.DISABLE_JIT else module
 
 
 @cache
-def _compiled(kernel: Kernel) -> Kernel:
-    return _numba().njit(nogil=True, error_model="numpy")(kernel)  # type: ignore[no-any-return]
+def compiled(kernel: Kernel) -> Kernel:
+    """The kernel as machine code, made when it is first called and kept on disk for next time.
+
+    `numba()` must be there.
+    """
+    make = partial(numba().njit, nogil=True, error_model="numpy")
+    try:
+        return make(cache=True)(kernel)  # type: ignore[no-any-return]
+    except RuntimeError:  # no folder to keep it in
+        return make()(kernel)  # type: ignore[no-any-return]
 
 
 def _fake_quantize(

@@ -16,6 +16,8 @@ class RangeRow:
         seen_min: smallest value seen.
         seen_max: largest value seen.
         values: how many values were seen.
+        method: what chose the range; under "auto" the one that was taken.
+        why: what that was taken for.
     """
 
     site: str
@@ -24,6 +26,8 @@ class RangeRow:
     seen_min: float
     seen_max: float
     values: int
+    method: str
+    why: str
 
 
 @dataclass(frozen=True)

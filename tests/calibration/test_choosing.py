@@ -240,7 +240,7 @@ def test_nan_that_the_model_makes_is_an_error_with_batch_and_first_site() -> Non
     with pytest.raises(CalibrationError) as caught:
         calibrate(model, [torch.ones(1, 2), -torch.ones(1, 2)], method="max", progress=False)
     assert str(caught.value) == (
-        "batch 1 makes NaN or infinity here\n"
+        "batch 1 makes NaN or infinity here: 2 of 2 values\n"
         "  at:  add_0.input_0\n"
         "  fix: the float model is broken on this batch: look at the layers before this site"
     )

@@ -1,15 +1,21 @@
 """What the collector counts, against numpy on the same values."""
 
 import itertools
+import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from qdq.calibration.collecting import Collector
+from qdq.calibration import collecting
+from qdq.calibration.collecting import Clamps, Collector
 from qdq.errors import CalibrationError
+from qdq.numerics.counting import count
 from qdq.numerics.histogram import Histogram
 
 VALUES = st.lists(
@@ -115,7 +121,7 @@ def test_what_is_not_finite_is_an_error_with_batch_and_site(broken: float) -> No
     with pytest.raises(CalibrationError) as caught:
         collector.observe("layer1.0.conv1.input", torch.tensor([0.0, broken, 1.0]))
     assert str(caught.value) == (
-        "batch 7 makes NaN or infinity here\n"
+        "batch 7 makes NaN or infinity here: 1 of 3 values\n"
         "  at:  layer1.0.conv1.input\n"
         "  fix: the float model is broken on this batch: look at the layers before this site"
     )
@@ -128,3 +134,134 @@ def test_a_site_that_is_not_in_use_is_dropped_when_it_is_not_finite() -> None:
         collector.observe("mask.input_1", torch.tensor(values))
     collector.observe("other.input", torch.tensor([1.0]))
     assert collector.histograms().keys() == {"other.input"}
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many values each call of `count` was given."""
+    calls: list[int] = []
+
+    def watched(x: Tensor) -> Histogram:
+        calls.append(x.numel())
+        return count(x)
+
+    monkeypatch.setattr(collecting, "count", watched)
+    return calls
+
+
+def test_a_tensor_that_several_sites_see_is_counted_once_a_batch(counts: list[int]) -> None:
+    collector, x = Collector(), torch.linspace(-1, 1, 6)
+    for batch in range(2):
+        collector.begin(batch)
+        for site in ("a.input", "b.input", "c.input"):
+            collector.observe(site, x)
+    assert counts == [6, 6]
+    wanted = counted(x.tolist(), x.tolist())
+    assert all(same(hist, wanted) for hist in collector.histograms().values())
+
+
+def test_a_tensor_that_was_written_to_is_another(counts: list[int]) -> None:
+    collector, x = Collector(), torch.linspace(-1, 1, 6)
+    collector.observe("a.input", x)
+    x.mul_(2)
+    collector.observe("b.input", x)
+    assert len(counts) == 2
+    assert same(collector.histograms()["b.input"], counted(x.tolist()))
+
+
+def test_views_of_one_memory_are_told_apart_by_shape_and_strides() -> None:
+    collector, x = Collector(), torch.arange(6.0)
+    views = {"a.input": x, "b.input": x[:3], "c.input": x[::2], "d.input": x[3:]}
+    for site, view in views.items():
+        collector.observe(site, view)
+    for site, hist in collector.histograms().items():
+        assert same(hist, counted(views[site].tolist())), site
+
+
+def test_memory_that_went_to_another_tensor_is_counted_anew() -> None:
+    collector, memory = Collector(), np.zeros(6, np.float32)
+    x = torch.from_numpy(memory)
+    collector.observe("a.input", x)
+    del x
+    memory[:] = 5
+    collector.observe("b.input", torch.from_numpy(memory))
+    assert collector.histograms()["b.input"].amax == 5.0
+
+
+def test_inference_tensors_are_never_taken_for_known(counts: list[int]) -> None:
+    collector = Collector()
+    with torch.inference_mode():
+        x = torch.linspace(-1, 1, 6)
+        collector.observe("a.input", x)
+        x.mul_(2)
+        collector.observe("b.input", x)
+    assert len(counts) == 2
+    assert collector.histograms()["b.input"].amax == 2.0
+
+
+RELUS = {
+    "F.relu": (F.relu, 0.0, math.inf),
+    "torch.relu": (torch.relu, 0.0, math.inf),
+    "x.relu": (Tensor.relu, 0.0, math.inf),
+    "in place": (torch.relu_, 0.0, math.inf),
+    "nn.ReLU in place": (nn.ReLU(inplace=True), 0.0, math.inf),
+    "F.relu6": (F.relu6, 0.0, 6.0),
+}
+
+
+@pytest.mark.parametrize(("relu", "low", "high"), RELUS.values(), ids=RELUS)
+def test_what_a_relu_makes_of_a_counted_tensor_is_not_counted(
+    relu: Callable[[Tensor], Tensor], low: float, high: float, counts: list[int]
+) -> None:
+    collector, x = Collector(), torch.linspace(-9, 9, 37)
+    wanted = counted(x.clamp(low, high).tolist())
+    counts.clear()
+    with Clamps(collector):
+        collector.observe("a.output", x)
+        y = relu(x)
+        collector.observe("b.input", y)
+        y.add_(1)
+        collector.observe("c.input", y)
+    assert counts == [37, 37]
+    found = collector.histograms()
+    assert same(found["b.input"], wanted)
+    assert same(found["c.input"], counted(y.tolist()))
+
+
+def test_limits_apply_to_what_is_counted_and_to_its_ends() -> None:
+    values = [-math.inf, -2.0, -1e-40, 0.0, 0.5, 5.99, 6.0, 6.01, 700.0]
+    collector = Collector({"a.output"}, limits={"a.output": (0.0, 6.0)})
+    collector.observe("a.output", torch.tensor(values))
+    clamped = [min(max(value, 0.0), 6.0) for value in values]
+    assert same(collector.histograms()["a.output"], counted(clamped))
+
+
+def test_nan_is_not_hidden_by_limits() -> None:
+    collector = Collector({"a.output"}, limits={"a.output": (0.0, 6.0)})
+    with pytest.raises(CalibrationError, match="1 of 2 values"):
+        collector.observe("a.output", torch.tensor([math.nan, 1.0]))
+
+
+def test_an_axis_that_keeps_its_scales_has_a_histogram_for_each_entry() -> None:
+    x = torch.arange(24.0).reshape(2, 3, 4)
+    collector = Collector(axes={"a.input": 1})
+    collector.observe("a.input", x)
+    found = collector.histograms()
+    assert list(found) == ["a.input[0]", "a.input[1]", "a.input[2]"]
+    for index, hist in enumerate(found.values()):
+        assert same(hist, counted(x[:, index].flatten().tolist()))
+
+
+def test_a_collector_goes_on_from_what_another_had() -> None:
+    whole, first, second = Collector({"other"}), Collector({"other"}), Collector({"other"})
+    batches = [torch.randn(3, 5), torch.randn(2, 5)]
+    for batch in batches:
+        whole.observe("a.input", batch)
+    mask = torch.tensor([-math.inf])
+    first.observe("mask.input", mask)
+    first.observe("a.input", batches[0])
+    second.resume(first.histograms(), first.dropped)
+    second.observe("a.input", batches[1])
+    second.observe("mask.input", torch.zeros(1))
+    assert second.histograms().keys() == {"a.input"}
+    assert same(second.histograms()["a.input"], whole.histograms()["a.input"])

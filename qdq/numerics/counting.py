@@ -1,0 +1,189 @@
+"""The histogram of one tensor, made where the tensor is.
+
+On the CPU with numba (extra `fast`) in one pass of its own; else by torch, on any device.
+"""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, reduce
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qdq.numerics import kernels
+from qdq.numerics.histogram import BINS, OCTAVE, SHIFT, Histogram, from_counts, merge
+
+# Equal neighbours, the zeros behind a ReLU, would wait for each other's store: they take turns.
+COUNTERS = 2
+BLOCK = 64  # bins that are looked at together when the counters are read: most hold nothing
+SHARE = 1 << 19  # elements that pay for a thread of their own
+CHUNK = 1 << 14  # elements that stay in the cache between the two looks at them
+MAGNITUDE = (1 << 31) - 1  # the bits of an int32 below the sign
+MOST = 1 << 31  # elements whose number surely fits a uint32 counter
+
+
+def count(x: Tensor) -> Histogram:
+    """The histogram of a tensor's values, infinities and NaN among them.
+
+    Args:
+        x: not empty; floating, of any shape, strides and device. Rounded to float32.
+
+    Returns:
+        Its ends are NaN where x holds NaN; an end that is zero is +0.0.
+    """
+    values = in_memory_order(x.detach()).float()
+    if values.device.type != "cpu" or kernels.numba() is None:
+        return _counted_by_torch(values)
+    bits = values.view(torch.int32).numpy()
+    threads = min(torch.get_num_threads(), 1 + len(bits) // SHARE)
+    if threads == 1 and len(bits) <= MOST:
+        return _counted(bits)
+    parts = np.array_split(bits, max(threads, -(-len(bits) // MOST)))
+    return reduce(merge, _pool(threads).map(_counted, parts))
+
+
+def _counted_by_torch(values: Tensor) -> Histogram:
+    low, high = (end + 0.0 for end in torch.stack(torch.aminmax(values)).tolist())
+    # The sign bit makes int32 negative: the mask puts those bins above the others.
+    bins = values.view(torch.int32).bitwise_right_shift(SHIFT).bitwise_and_(BINS - 1)
+    return from_counts(torch.bincount(bins, minlength=BINS).cpu().numpy(), low, high)
+
+
+def in_memory_order(x: Tensor) -> Tensor:
+    """(N,): the values of x as they lie in memory, a copy only where there are gaps or overlaps."""
+    if not x.is_contiguous() and is_dense(x):
+        return x.as_strided((x.numel(),), (1,))
+    return x.reshape(-1)
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements of x fill a stretch of memory, each place once, in whatever order."""
+    filled = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and stride != filled:
+            return False
+        filled *= size
+    return True
+
+
+class Total:
+    """Histograms added up, in memory for no more than the powers of two that occur."""
+
+    def __init__(self) -> None:
+        self._first = np.full(BINS // OCTAVE, -1)  # where each octave's counts begin
+        self._counts = np.zeros(0, np.int64)
+        self._amin, self._amax = np.inf, -np.inf
+
+    def add(self, hist: Histogram) -> None:
+        """Count these values too."""
+        octaves = hist.bins // OCTAVE
+        first = self._first[octaves]
+        if first.min() < 0:
+            new = np.unique(octaves[first < 0])
+            self._first[new] = len(self._counts) + OCTAVE * np.arange(len(new))
+            self._counts = np.append(self._counts, np.zeros(OCTAVE * len(new), np.int64))
+            first = self._first[octaves]
+        self._counts[first + hist.bins % OCTAVE] += hist.counts
+        self._amin, self._amax = min(self._amin, hist.amin), max(self._amax, hist.amax)
+
+    def histogram(self) -> Histogram:
+        """Of everything that was added."""
+        octaves = np.flatnonzero(self._first >= 0)
+        within = np.arange(OCTAVE)
+        counts = self._counts[(self._first[octaves][:, None] + within).reshape(-1)]
+        bins = (octaves[:, None] * OCTAVE + within).reshape(-1)[counts > 0]
+        return Histogram(bins, counts[counts > 0], self._amin, self._amax)
+
+
+class _Scratch(threading.local):
+    """Memory of one thread, kept because its pages cost more than the counting of a small tensor.
+
+    Attributes:
+        counters: all zero between two calls of the kernel.
+    """
+
+    def __init__(self) -> None:
+        self.counters = np.zeros((COUNTERS, BINS), np.uint32)
+        self.bins = np.empty(BINS, np.int64)
+        self.counts = np.empty(BINS, np.int64)
+
+
+@cache
+def _scratch() -> _Scratch:
+    return _Scratch()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _counted(bits: NDArray[np.int32]) -> Histogram:
+    held = _scratch()
+    # One call, so that Ctrl-C finds the counters empty.
+    filled, lowest, highest = kernels.compiled(_count)(
+        bits, held.counters, held.bins, held.counts
+    )
+    low, high = (_float_of(key) for key in (lowest, highest))
+    return Histogram(held.bins[:filled].copy(), held.counts[:filled].copy(), low, high)
+
+
+def _float_of(key: int) -> float:
+    """The float32 whose place in the order of all this is, see `_count`; -0.0 becomes 0.0."""
+    bits = key ^ MAGNITUDE if key < 0 else key
+    return float(np.int32(bits).view(np.float32)) + 0.0
+
+
+def _count(
+    bits: NDArray[np.int32],
+    counters: NDArray[np.uint32],
+    bins: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> tuple[int, int, int]:
+    """Fills bins and counts; gives how many, and the smallest and largest key.
+
+    A key is a float32's bits as an int32, of negative ones all but the sign turned around: keys
+    are ordered as the floats are. Bits is (N,), counters (COUNTERS, BINS) of zeros, to which they
+    return. Loops are functions of their own, or LLVM makes no vectors of the first.
+    """
+    even, odd = counters
+
+    def ends(part: NDArray[np.int32]) -> tuple[int, int]:
+        lowest, highest = np.int32(MAGNITUDE), np.int32(-MAGNITUDE - 1)
+        for i in range(len(part)):
+            key = part[i] ^ ((part[i] >> np.int32(31)) & np.int32(MAGNITUDE))
+            lowest, highest = min(lowest, key), max(highest, key)
+        return lowest, highest
+
+    def tally(part: NDArray[np.uint32]) -> None:
+        for i in range(len(part) // 2):
+            even[part[2 * i] >> np.uint32(SHIFT)] += np.uint32(1)
+            odd[part[2 * i + 1] >> np.uint32(SHIFT)] += np.uint32(1)
+        if len(part) % 2:
+            even[part[-1] >> np.uint32(SHIFT)] += np.uint32(1)
+
+    def read() -> int:
+        filled = 0
+        for start in range(0, BINS, BLOCK):
+            seen = np.uint32(0)
+            for i in range(start, start + BLOCK):
+                seen |= even[i] | odd[i]
+            if seen == 0:
+                continue
+            for i in range(start, start + BLOCK):
+                found = np.int64(even[i]) + np.int64(odd[i])
+                if found > 0:
+                    bins[filled], counts[filled] = i, found
+                    filled += 1
+                even[i] = odd[i] = 0
+        return filled
+
+    lowest, highest = np.int32(MAGNITUDE), np.int32(-MAGNITUDE - 1)
+    for start in range(0, len(bits), CHUNK):
+        part = bits[start : start + CHUNK]
+        low, high = ends(part)
+        lowest, highest = min(lowest, low), max(highest, high)
+        tally(part.view(np.uint32))
+    return read(), lowest, highest
