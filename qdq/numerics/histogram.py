@@ -52,8 +52,7 @@ def from_counts(counts: NDArray[np.int64], amin: float, amax: float) -> Histogra
 
 def from_values(values: NDArray[np.float32]) -> Histogram:
     """The histogram of finite values of any shape, not empty."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).reshape(-1)
-    counts = np.bincount(bits >> SHIFT, minlength=BINS).astype(np.int64)
+    counts = np.bincount(bins_of(values).reshape(-1), minlength=BINS).astype(np.int64)
     return from_counts(counts, float(values.min()), float(values.max()))
 
 
@@ -63,6 +62,12 @@ def merge(first: Histogram, second: Histogram) -> Histogram:
     counts[first.bins] += first.counts
     counts[second.bins] += second.counts
     return from_counts(counts, min(first.amin, second.amin), max(first.amax, second.amax))
+
+
+def bins_of(values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Number of each value's bin; same shape. float64 is rounded to float32."""
+    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
+    return (bits >> SHIFT).astype(np.int64)
 
 
 def bin_edges(bins: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
