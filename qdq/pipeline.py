@@ -262,7 +262,7 @@ class _Job:
         """Per activation site what it saw, and where each method would clip it."""
         ranges, histograms = self.stages["calibrate"], histograms_of(self.model)
         return tuple(
-            picture(row.site, histograms[row.site], ranges.method, held=(row.amin, row.amax))
+            picture(row.site, histograms[row.site], row.method, held=(row.amin, row.amax))
             for row in ranges.rows
         )
 

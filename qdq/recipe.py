@@ -50,7 +50,9 @@ class InsertPart(_Part):
 class CalibratePart(_Part):
     """How ranges are chosen."""
 
-    method: Annotated[str, Field(description="mse, max, percentile, entropy, coverage")] = "mse"
+    method: Annotated[str, Field(description="mse, max, percentile, entropy, coverage, auto")] = (
+        "mse"
+    )
     batches: Annotated[int | None, Field(ge=1, description="of the train split; all")] = None
 
 

@@ -18,13 +18,14 @@ FLOORS = (
     ("targets",),
     ("graph", "report", "nn"),
     ("insertion",),
+    ("repair",),
     ("calibration",),
     ("export",),
     ("validation",),
     ("analysis", "training"),
     ("compat",),
     ("recipe", "staging", "loading", "pipeline"),
-    ("cli",),
+    ("commands", "cli"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 SOURCES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -39,7 +39,8 @@ def calibrate(
     Args:
         model: after `insert`, in eval mode. Parameters, mode and switches are left as they are.
         data: batches of inputs, with or without targets (see `qdq.data`).
-        method: "mse", "max", "percentile", "entropy" or "coverage".
+        method: "mse", "max", "percentile", "entropy", "coverage", or "auto": for each site the
+            one that loses least.
         batches: read so many at most; None for all.
         device: where to move the batches; None: where the model is.
         step: step(model, batch) runs the forward of a batch of another form.

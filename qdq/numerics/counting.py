@@ -123,9 +123,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def _counted(bits: NDArray[np.int32]) -> Histogram:
     held = _scratch()
     # One call, so that Ctrl-C finds the counters empty.
-    filled, lowest, highest = kernels.compiled(_count)(
-        bits, held.counters, held.bins, held.counts
-    )
+    filled, lowest, highest = kernels.compiled(_count)(bits, held.counters, held.bins, held.counts)
     low, high = (_float_of(key) for key in (lowest, highest))
     return Histogram(held.bins[:filled].copy(), held.counts[:filled].copy(), low, high)
 
@@ -141,7 +139,7 @@ def _count(
     counters: NDArray[np.uint32],
     bins: NDArray[np.int64],
     counts: NDArray[np.int64],
-) -> tuple[int, int, int]:
+) -> tuple[int, np.int32, np.int32]:
     """Fills bins and counts; gives how many, and the smallest and largest key.
 
     A key is a float32's bits as an int32, of negative ones all but the sign turned around: keys
@@ -150,7 +148,7 @@ def _count(
     """
     even, odd = counters
 
-    def ends(part: NDArray[np.int32]) -> tuple[int, int]:
+    def ends(part: NDArray[np.int32]) -> tuple[np.int32, np.int32]:
         lowest, highest = np.int32(MAGNITUDE), np.int32(-MAGNITUDE - 1)
         for i in range(len(part)):
             key = part[i] ^ ((part[i] >> np.int32(31)) & np.int32(MAGNITUDE))

@@ -53,8 +53,7 @@ def from_counts(counts: NDArray[np.int64], amin: float, amax: float) -> Histogra
 
 def from_values(values: NDArray[np.float32]) -> Histogram:
     """The histogram of finite values of any shape, not empty."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).reshape(-1)
-    counts = np.bincount(bits >> SHIFT, minlength=BINS).astype(np.int64)
+    counts = np.bincount(bins_of(values).reshape(-1), minlength=BINS).astype(np.int64)
     return from_counts(counts, float(values.min()), float(values.max()))
 
 
@@ -68,8 +67,7 @@ def merge(first: Histogram, second: Histogram) -> Histogram:
 
 def clamped(hist: Histogram, low: float, high: float) -> Histogram:
     """The histogram of the same values after min(max(x, low), high); infinite ends are allowed."""
-    ends = _rank(np.array([low, high], np.float32).view(np.uint32).astype(np.int64) >> SHIFT)
-    rank = np.clip(_rank(hist.bins), *ends)
+    rank = np.clip(_rank(hist.bins), *_rank(bins_of(np.array([low, high]))))
     counts = np.zeros(BINS, np.int64)
     np.add.at(counts, _rank(rank), hist.counts)
     return from_counts(counts, *(min(max(end, low), high) for end in (hist.amin, hist.amax)))
@@ -83,6 +81,12 @@ def _rank(bins: NDArray[np.int64]) -> NDArray[np.int64]:
 def not_finite(hist: Histogram) -> int:
     """How many of its values are infinite or NaN."""
     return int(hist.counts[hist.bins % _HALF >= _HALF - OCTAVE].sum())
+
+
+def bins_of(values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Number of each value's bin; same shape. float64 is rounded to float32."""
+    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
+    return (bits >> SHIFT).astype(np.int64)
 
 
 def bin_edges(bins: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

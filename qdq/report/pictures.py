@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdq.numerics.histogram import BINS, Histogram, bin_edges
-from qdq.numerics.thresholds import METHODS
+from qdq.numerics.thresholds import AUTO, METHODS
 from qdq.records.pictures import SitePicture
 
 PICTURE_BINS = 96
@@ -35,7 +35,8 @@ def picture(
         first, last = METHODS[method](hist) if known is None else known
         return float(first) + 0.0, float(last) + 0.0  # + 0.0: no minus zero
 
-    thresholds = {method: ends(method) for method in dict.fromkeys([*METHODS, chosen])}
+    drawn = [method for method in METHODS if method != AUTO]
+    thresholds = {method: ends(method) for method in dict.fromkeys([*drawn, chosen])}
     low, high = min(hist.amin, 0.0) + 0.0, max(hist.amax, 0.0) + 0.0
     places, through = _cumulative(hist)
     edges = np.linspace(low, high, PICTURE_BINS + 1)

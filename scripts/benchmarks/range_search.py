@@ -2,11 +2,14 @@
 
 Sites: a million values each of known distributions, then every activation of ResNet-20 (random
 weights, 64 images of smoothed noise), as `qdq.calibrate` sees them. Printed: CPU time per site,
-median [lower quartile, upper quartile]; for the distributions also by how much the error of the
-"mse" range exceeds the least that an exhaustive search finds.
+median [lower quartile, upper quartile], and by how much the error of the "mse" ranges exceeds the
+least that an exhaustive search finds, on average over the sites and at worst; then what "auto"
+takes.
 
     python scripts/benchmarks/range_search.py --runs 9
 """
+
+from collections import Counter
 
 import numpy as np
 import torch
@@ -16,7 +19,8 @@ from torch.nn import functional as F
 import qdq
 from models.resnet import resnet20
 from qdq.numerics.histogram import Histogram, from_values
-from qdq.numerics.thresholds import METHODS, grid_error
+from qdq.numerics.squared_error import grid_error
+from qdq.numerics.thresholds import METHODS, choose
 
 COUNT = 1_000_000
 
@@ -58,7 +62,8 @@ def excess(hist: Histogram) -> float:
         tried = np.clip(np.stack([low.ravel(), high.ravel()], axis=1) * centre, *ends)
         errors = grid_error(hist, *tried.T)
         centre = tried[errors.argmin()]
-    chosen = grid_error(hist, *np.array(METHODS["mse"](hist))[:, None])
+    found = choose(hist, "mse")
+    chosen = grid_error(hist, np.array([found.amin]), np.array([found.amax]))
     return float(chosen[0] / errors.min()) - 1
 
 
@@ -70,11 +75,13 @@ def main() -> None:
     groups = {name: [each] for name, each in named.items()} | {"ResNet-20": activations()}
     for title, hists in groups.items():
         print(f"{title}: {len(hists)} site(s), {np.median([len(h.bins) for h in hists]):.0f} bins")
-        jobs = {n: (lambda m=m, h=hists: [m(each) for each in h]) for n, m in METHODS.items()}
+        jobs = {n: (lambda n=n, h=hists: [choose(each, n) for each in h]) for n in METHODS}
         times = Times(jobs, asked.runs, per=len(hists))
         print(*(f"  {name:10} {times.spent(name)}" for name in jobs), sep="\n")
-        if title in named:
-            print(f"  mse range: {excess(named[title]):+.2%} above the least error")
+        over = [excess(each) for each in hists]
+        print(f"  mse ranges: {np.mean(over):+.2%} above the least, at worst {max(over):+.2%}")
+        took = Counter(choose(each, "auto").method for each in hists)
+        print("  auto takes:", ", ".join(f"{name} {count}" for name, count in took.most_common()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Histograms of tensors, by numba and by torch, against numpy on the same values."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from random import Random
 
 import numpy as np
 import pytest
@@ -70,14 +71,18 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_no_layout_thread_or_size_changes_the_counts(layout, threads, monkeypatch) -> None:
+def test_no_layout_thread_or_size_changes_the_counts(
+    layout: Callable[[Tensor], Tensor], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(counting, "SHARE", 100)  # so that a small tensor is shared out
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x = layout(torch.randn(3, 4, 17, 9, generator=torch.Generator().manual_seed(0)))
     assert facts(count(x)) == facts(by_numpy(x))
 
 
-def test_more_values_than_a_counter_holds_are_counted_in_parts(monkeypatch) -> None:
+def test_more_values_than_a_counter_holds_are_counted_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(counting, "MOST", 7)
     x = torch.linspace(-3, 3, 100)
     assert facts(count(x)) == facts(by_numpy(x))
@@ -99,7 +104,9 @@ def test_a_dense_tensor_is_read_where_it_lies() -> None:
 
 @given(st.lists(FLOATS, min_size=1, max_size=6), st.randoms())
 @settings(max_examples=60, deadline=None)
-def test_a_total_is_the_merge_of_what_was_added_in_any_order(parts, chance) -> None:
+def test_a_total_is_the_merge_of_what_was_added_in_any_order(
+    parts: list[list[float]], chance: Random
+) -> None:
     hists = [count(torch.tensor(part, dtype=torch.float32)) for part in parts]
     wanted = hists[0]
     for hist in hists[1:]:

@@ -15,8 +15,8 @@ from qdq.records.decisions import Decision, FuseReport, InsertReport
 from qdq.records.export import ExportReport, SiteRow
 
 ROWS = (
-    RangeRow("conv1.input", 0.0, 1.5, 0.0, 2.5, 10),
-    RangeRow("fc.input", -1.0, 1.0, -0.5, 1.0, 20),
+    RangeRow("conv1.input", 0.0, 1.5, 0.0, 2.5, 10, "mse", "mse clips 1 %"),
+    RangeRow("fc.input", -1.0, 1.0, -0.5, 1.0, 20, "mse", "mse clips nothing"),
 )
 CALIBRATION = CalibrationReport("mse", 4, ROWS)
 INSERTED = InsertReport(

@@ -27,7 +27,9 @@ def bare(name: str = "net") -> RunReport:
         ),
         fuse=FuseReport(()),
         insert={name: InsertReport(name, (Decision(name, "quantize", name),))},
-        calibrate=CalibrationReport(name, 3, (RangeRow(name, -1.0, 2.0, -1.5, 2.0, 77),)),
+        calibrate=CalibrationReport(
+            name, 3, (RangeRow(name, -1.0, 2.0, -1.5, 2.0, 77, "mse", "mse clips 1 %"),)
+        ),
         export={},
         validation={},
     )
@@ -49,7 +51,11 @@ def full(name: str = "net", sites: int = 2) -> RunReport:
         fuse=FuseReport((Decision(name, "fold", name),)),
         insert={name: InsertReport(name, tuple(Decision(e, "skip", name) for e in names))},
         calibrate=CalibrationReport(
-            name, 3, tuple(RangeRow(each, -1.0, 2.0, -1.5, 2.0, 77) for each in names)
+            name,
+            3,
+            tuple(
+                RangeRow(each, -1.0, 2.0, -1.5, 2.0, 77, "mse", "mse clips 1 %") for each in names
+            ),
         ),
         export={name: ExportReport(name, name, 13, 300, name, codes)},
         validation={

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qdq.compat.pytorch_quantization.arithmetic import fake_quantize, round_to_e4m3
 from qdq.compat.pytorch_quantization.descriptor import NumBits
-from qdq.numerics.thresholds import divergence as divergences
+from qdq.numerics.entropy import divergence as divergences
 
 Given: TypeAlias = Tensor | NDArray[Any] | None
 Floats: TypeAlias = NDArray[np.float64]
