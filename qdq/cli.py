@@ -3,16 +3,13 @@
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from qdq.commands.calibration import calibrate
+from qdq.commands.models import example_inputs, inserted_model
 from qdq.errors import InputError, QdqError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from qdq.data import Inputs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,6 +58,9 @@ def root(
 
     `qdq insert models.lenet:lenet_digits --shape 1,1,32,32 --dry-run` shows where quantizers would
     go and why.
+
+    `qdq calibrate models.lenet:lenet_digits --data digits --out lenet.safetensors` inserts them
+    and chooses their ranges.
     """
 
 
@@ -85,7 +85,7 @@ def run(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="How ranges are chosen: mse, max, percentile, entropy, coverage."),
+        typer.Option(help="How ranges are chosen: mse, max, percentile, entropy, coverage, auto."),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="tensorrt, onnxruntime; repeat for several.")
@@ -215,9 +215,6 @@ def insert(
             --target onnxruntime --ignore 'stem->layer1' --out my.int8.safetensors
     """
     from qdq.insertion.checkpoints import save
-    from qdq.insertion.replacing import insert as insert_into
-    from qdq.loading import build
-    from qdq.recipe import ModelPart
     from qdq.records.base import written_whole
     from qdq.report.decisions import show_decisions
     from qdq.targets import get
@@ -230,12 +227,10 @@ def insert(
     with ExitStack() as files:  # both or none, and told before any work if they cannot be written
         model_file = None if dry_run or out is None else files.enter_context(written_whole(out))
         json_file = None if json is None else files.enter_context(written_whole(json))
-        example = _example_inputs(shape or [], data)
-        given = None if weights is None else str(weights)
-        net = build(ModelPart(factory=model, weights=given), root="")
-        if example is None:
-            _require_traceable(net)
-        report = insert_into(net, example, target=runtime, ignore=ignore or (), only=only or ())
+        example = example_inputs(shape or [], data)
+        net, report = inserted_model(
+            model, weights, example, target=runtime, ignore=ignore or (), only=only or ()
+        )
         if model_file is not None:
             save(net, model_file)
         if json_file is not None:
@@ -243,26 +238,7 @@ def insert(
     show_decisions(report)
 
 
-def _example_inputs(shapes: list[str], data: str | None) -> "Inputs | None":
-    """What to record a forward with; None where neither option says."""
-    from qdq.data.examples import first_inputs, zeros
-
-    if shapes and data is not None:
-        raise InputError("--shape and --data both say what to call the model with", fix="pass one")
-    if data is not None:
-        return first_inputs(data)
-    return zeros(shapes) if shapes else None
-
-
-def _require_traceable(net: "nn.Module") -> None:
-    from qdq.insertion.following import trace
-
-    if trace(net) is None:
-        raise InputError(
-            "torch.fx cannot follow this model's forward",
-            at=type(net).__name__,
-            fix="pass --shape 1,3,224,224 or --data, so that one forward can be recorded",
-        )
+app.command()(calibrate)
 
 
 def _data_key(data: str | None) -> str:
