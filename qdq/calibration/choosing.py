@@ -1,16 +1,26 @@
 """calibrate: data through the float model, and a range for every site from what it saw."""
 
+import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from qdq.calibration.collecting import Clamps, Collector
+from qdq.calibration.distribution import (
+    failing_together,
+    merged_over_ranks,
+    own_share,
+    rank_and_ranks,
+)
+from qdq.calibration.resumption import Resumption
 from qdq.data import call, device_of, length, numbered, take_apart, to_device
 from qdq.errors import CalibrationError, StepError
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.switches import quantizers
+from qdq.insertion.undo import atomic
 from qdq.nn import TensorQuantizer, callsites
 from qdq.numerics.histogram import Histogram
 from qdq.numerics.thresholds import METHODS, Choice, choose
@@ -21,6 +31,7 @@ _HISTOGRAMS = "_qdq_histograms"
 Step = Callable[[nn.Module, object], object]
 
 
+@atomic
 def calibrate(
     model: nn.Module,
     data: Iterable[object],
@@ -29,67 +40,94 @@ def calibrate(
     batches: int | None = None,
     device: torch.device | str | None = None,
     step: Step | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    save_every: int = 16,
+    shard: bool = True,
     progress: bool = True,
 ) -> CalibrationReport:
     """Run the model in float on `data` and set the range of every activation site.
 
     The sites of all targets are served at once. Weights need no data: their range is their own.
-    The histograms stay on the model for `choose_ranges`.
+    The histograms stay on the model for `choose_ranges`. They depend on the values alone: any
+    order and partition of the same batches gives the same ranges.
+
+    In a process group of torch.distributed all processes call this, and all end with the ranges
+    of all data: those of one process bit for bit, with as many threads.
 
     Args:
-        model: after `insert`, in eval mode. Parameters, mode and switches are left as they are.
+        model: after `insert`, in eval mode. Parameters, mode and switches are left as they are,
+            and after an error its ranges too.
         data: batches of inputs, with or without targets (see `qdq.data`).
         method: "mse", "max", "percentile", "entropy", "coverage", or "auto": for each site the
             one that loses least.
         batches: read so many at most; None for all.
         device: where to move the batches; None: where the model is.
         step: step(model, batch) runs the forward of a batch of another form.
+        resume: a file that keeps what was counted, made where it is missing. Found there, the
+            batches that it holds are skipped: call again after a crash, with the same data.
+        save_every: batches between two writes of that file.
+        shard: in a process group, run every n-th batch of `data` in each of n processes; False:
+            each has data of its own, from a DistributedSampler for instance.
         progress: show a bar on a terminal.
 
     Raises:
-        InputError: no batch, a batch of another form, NaN, or one the model does not take.
-        CalibrationError: an active site saw nothing, or NaN inside the model.
+        InputError: no batch, a batch of another form, NaN, or one the model does not take; or
+            `resume` is a file of other data, of another model or of none.
+        CalibrationError: an active site saw nothing, or NaN inside the model; or another process
+            failed.
         RegistryError: no such method.
         StepError: training mode, or no quantizers.
     """
-    METHODS[method]  # a misspelled name must not cost a pass over the data
-    require_eval(model, "calibrate")
-    where = device_of(model) if device is None else device
-    sites = _activations(model)
-    collector = Collector(
-        required={site for site, q in sites.items() if q.on},
-        limits={site: q.limits for site, q in sites.items() if q.limits is not None},
-        axes={site: q.spec.keep_axis for site, q in sites.items() if q.spec.keep_axis is not None},
-    )
-    steps = track(
-        numbered(data, limit=batches), "calibrating", total=length(data, batches), shown=progress
-    )
-    with torch.no_grad(), _observed(model, collector):
-        for index, batch in steps:
-            collector.begin(index)
-            if step is None:
-                call(model, to_device(take_apart(batch, index).inputs, where))
-            else:
-                step(model, batch)
-    return _choose(model, method, collector.histograms(), collector.batch + 1)
+    with failing_together():
+        METHODS[method]  # a misspelled name must not cost a pass over the data
+        require_eval(model, "calibrate")
+        where = device_of(model) if device is None else device
+        path, share = None if resume is None else Path(resume), rank_and_ranks()
+        state = Resumption(model, path, every=save_every, share=share)
+        collector = _collector(model, state)
+        given = numbered(data, limit=batches)
+        rest = state.rest(own_share(given, share) if shard else given)
+        whole = not state.batches and share[1] == 1
+        total = length(data, batches) if whole else None
+        with torch.no_grad(), _observed(model, collector):
+            for index, batch in track(rest, "calibrating", total=total, shown=progress):
+                collector.begin(index)
+                if step is None:
+                    call(model, to_device(take_apart(batch, index).inputs, where))
+                else:
+                    step(model, batch)
+                state.count(batch)
+                if state.due:
+                    state.save(collector.histograms(), collector.dropped)
+        found, counted = collector.histograms(), (state.batches, state.samples)
+        state.save(found, collector.dropped)
+    if share[1] > 1:
+        found, origin = merged_over_ranks(found, state.origin(collector.dropped))
+        counted = origin.batches, origin.samples
+    return _choose(model, method, found, *counted)
 
 
-def choose_ranges(model: nn.Module, method: str) -> CalibrationReport:
+@atomic
+def choose_ranges(
+    model: nn.Module, method: str, *, histograms: Mapping[str, Histogram] | None = None
+) -> CalibrationReport:
     """Ranges by another method from the histograms of the last `calibrate`; no data needed.
 
     Args:
-        model: after `calibrate`.
+        model: after `calibrate`, or after `insert` with `histograms`.
         method: as for `calibrate`.
+        histograms: what was counted elsewhere, by site, to take instead.
 
     Raises:
         StepError: the model was not calibrated in this process.
+        CalibrationError: an active site has no histogram.
         RegistryError: no such method.
     """
-    return _choose(model, method, histograms_of(model), 0)
+    return _choose(model, method, histograms_of(model) if histograms is None else histograms)
 
 
 def histograms_of(model: nn.Module) -> dict[str, Histogram]:
-    """What the last `calibrate` counted, by site.
+    """What the last `calibrate` counted, by site; `site[3]` for an entry with a range of its own.
 
     Raises:
         StepError: the model was not calibrated in this process.
@@ -105,13 +143,14 @@ def histograms_of(model: nn.Module) -> dict[str, Histogram]:
 
 
 def _choose(
-    model: nn.Module, method: str, histograms: Mapping[str, Histogram], batches: int
+    model: nn.Module,
+    method: str,
+    histograms: Mapping[str, Histogram],
+    batches: int = 0,
+    samples: int = 0,
 ) -> CalibrationReport:
-    """Every range is found before the first is set."""
     sites = _activations(model)
-    seen: dict[str, list[Histogram]] = {}
-    for name, hist in histograms.items():
-        seen.setdefault(name.partition("[")[0], []).append(hist)
+    seen = _by_site(histograms)
     unseen = [site for site, q in sites.items() if site not in seen and q.on]
     if unseen:
         raise CalibrationError(
@@ -120,18 +159,25 @@ def _choose(
             fix="feed a batch that reaches them, or leave their layers out with ignore=",
         )
     known: dict[Hashable, Choice] = {}
-    chosen = {
-        site: [_choice(hist, method, 2 ** sites[site].spec.bits - 1, known) for hist in entries]
-        for site, entries in seen.items()
-    }
     device = device_of(model)
-    for site, choices in chosen.items():
-        ends = [[each.amin for each in choices], [each.amax for each in choices]]
-        whole = sites[site].spec.keep_axis is None
-        sites[site].set_range(*torch.tensor(ends).squeeze(1 if whole else ()), device=device)
+    rows = []
+    for site in (site for site in sites if site in seen):
+        spec = sites[site].spec
+        choices = [_choice(hist, method, 2**spec.bits - 1, known) for hist in seen[site]]
+        ends = torch.tensor([(choice.amin, choice.amax) for choice in choices]).T
+        sites[site].set_range(*(ends if spec.keep_axis is not None else ends[:, 0]), device=device)
+        rows.append(_row(site, choices, seen[site]))
     setattr(model, _HISTOGRAMS, dict(histograms))
-    rows = tuple(_row(site, choices, seen[site]) for site, choices in chosen.items())
-    return CalibrationReport(method, batches, rows)
+    return CalibrationReport(method, batches, samples, tuple(rows))
+
+
+def _by_site(histograms: Mapping[str, Histogram]) -> dict[str, list[Histogram]]:
+    """Site -> its histogram, or those of its entries in order."""
+    found: dict[str, dict[int, Histogram]] = {}
+    for name, hist in histograms.items():
+        site, _, entry = name.partition("[")
+        found.setdefault(site, {})[int(entry.rstrip("]") or 0)] = hist
+    return {site: [entries[i] for i in sorted(entries)] for site, entries in found.items()}
 
 
 def _choice(hist: Histogram, method: str, levels: int, known: dict[Hashable, Choice]) -> Choice:
@@ -157,6 +203,17 @@ def _row(site: str, choices: list[Choice], seen: list[Histogram]) -> RangeRow:
 
 def _activations(model: nn.Module) -> dict[str, TensorQuantizer]:
     return {site: q for site, q in quantizers(model).items() if not q.dynamic}
+
+
+def _collector(model: nn.Module, state: Resumption) -> Collector:
+    sites = _activations(model)
+    collector = Collector(
+        required={site for site, q in sites.items() if q.on},
+        limits={site: q.limits for site, q in sites.items() if q.limits is not None},
+        axes={site: q.spec.keep_axis for site, q in sites.items() if q.spec.keep_axis is not None},
+    )
+    collector.resume(state.histograms, state.dropped)
+    return collector
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """`qdq calibrate`: data, or what other machines counted, into ranges."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,8 @@ from qdq.commands.models import Images, example_inputs, inserted_model, numbers,
 from qdq.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from torch import nn
 
     from qdq.calibration.origins import Origin
@@ -88,8 +90,10 @@ def calibrate(
         qdq calibrate my_nets:build --weights my.safetensors --shape 1,3,224,224
             --merge a.hist b.hist --method percentile --out my.int8.safetensors
     """
+    from qdq.calibration.choosing import calibrate as run
     from qdq.calibration.choosing import histograms_of
     from qdq.calibration.files import save_histograms
+    from qdq.calibration.origins import origin_of
     from qdq.insertion.checkpoints import save, save_ranges
     from qdq.records.base import written_whole
     from qdq.targets import get
@@ -111,7 +115,9 @@ def calibrate(
             report, origin = _merged(net, counted, method)
         else:
             source = open_data(data or "", batch_size, images)
-            report, origin = _counted(net, _Share(source, part, batches), method)
+            origin = origin_of(net, share=part)
+            report = run(net, _share_of(source, part, batches), method=method)
+            origin = replace(origin, batches=report.batches, samples=report.samples)
         if model_file is not None:
             save(net, model_file)
         if ranges_file is not None:
@@ -170,38 +176,19 @@ def _part(text: str) -> tuple[int, int]:
     )
 
 
-@dataclass
-class _Share:
-    """The batches of one share, and how many rows were read of them."""
+def _share_of(
+    data: "Iterable[object]", part: tuple[int, int], limit: int | None
+) -> Iterator[object]:
+    from qdq.calibration.distribution import own_share
+    from qdq.data import numbered
 
-    data: Iterable[object]
-    part: tuple[int, int]
-    limit: int | None
-    samples: int = 0
-
-    def __iter__(self) -> Iterator[object]:
-        from qdq.calibration.distribution import own_share
-        from qdq.calibration.origins import rows_of
-        from qdq.data import numbered
-
-        for _, batch in own_share(numbered(self.data, limit=self.limit), self.part):
-            self.samples += rows_of(batch)
-            yield batch
-
-
-def _counted(net: "nn.Module", share: _Share, method: str) -> "tuple[CalibrationReport, Origin]":
-    from qdq.calibration.choosing import calibrate as run
-    from qdq.calibration.origins import origin_of
-
-    origin = origin_of(net, share=share.part)
-    report = run(net, share, method=method)
-    return report, replace(origin, batches=report.batches, samples=share.samples)
+    return (batch for _, batch in own_share(numbered(data, limit=limit), part))
 
 
 def _merged(
     net: "nn.Module", files: "Sequence[Path]", method: str
 ) -> "tuple[CalibrationReport, Origin]":
-    from qdq.calibration.choosing import _HISTOGRAMS, choose_ranges
+    from qdq.calibration.choosing import choose_ranges
     from qdq.calibration.files import load_merged
     from qdq.calibration.origins import difference, origin_of
 
@@ -213,9 +200,8 @@ def _merged(
             at=str(files[0]),
             fix="pass the --weights, --ignore and --only that they were counted with",
         )
-    setattr(net, _HISTOGRAMS, histograms)
-    report = choose_ranges(net, method)
-    return replace(report, batches=origin.batches), origin
+    report = choose_ranges(net, method, histograms=histograms)
+    return replace(report, batches=origin.batches, samples=origin.samples), origin
 
 
 def _show(report: "CalibrationReport") -> None:

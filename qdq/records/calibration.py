@@ -36,12 +36,15 @@ class CalibrationReport(Record):
 
     Attributes:
         method: how ranges were chosen from what was seen.
-        batches: how many batches were read; 0 where ranges came from kept histograms.
+        batches: how many batches were counted, in other processes and earlier runs too; 0 where
+            ranges came from kept histograms.
+        samples: how many rows these batches held; 0 where they are of a form of the user's own.
         rows: one per site, those that the present target leaves off included.
     """
 
     method: str
     batches: int
+    samples: int
     rows: tuple[RangeRow, ...]
 
     def __str__(self) -> str:

@@ -111,10 +111,7 @@ def failing_search(model: nn.Module, error: BaseException) -> None:
         failing_data,
         failing_step,
         failing_layer,
-        pytest.param(
-            failing_search,
-            marks=pytest.mark.xfail(reason="ranges are set while others are still searched"),
-        ),
+        failing_search,
     ],
 )
 def test_it_is_given_back_too_after_an_error_or_an_interrupt_anywhere(

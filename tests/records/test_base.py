@@ -18,7 +18,7 @@ ROWS = (
     RangeRow("conv1.input", 0.0, 1.5, 0.0, 2.5, 10, "mse", "mse clips 1 %"),
     RangeRow("fc.input", -1.0, 1.0, -0.5, 1.0, 20, "mse", "mse clips nothing"),
 )
-CALIBRATION = CalibrationReport("mse", 4, ROWS)
+CALIBRATION = CalibrationReport("mse", 4, 256, ROWS)
 INSERTED = InsertReport(
     "tensorrt",
     (
@@ -64,6 +64,8 @@ def test_a_row_holds_its_fields_by_name() -> None:
         "seen_min": 0.0,
         "seen_max": 2.5,
         "values": 10,
+        "method": "mse",
+        "why": "mse clips 1 %",
     }
 
 

@@ -16,6 +16,11 @@ from qdq.records.validation import ComparisonRow, ValidationReport
 from qdq.report.pictures import SitePicture, picture
 
 
+def range_of(site: str) -> RangeRow:
+    """A row of the calibration."""
+    return RangeRow(site, -1.0, 2.0, -1.5, 2.0, 77, "mse", f"mse clips 1 % of {site}")
+
+
 def bare(name: str = "net") -> RunReport:
     """What a run leaves at least; `name` stands wherever a name from outside can."""
     return RunReport(
@@ -27,9 +32,7 @@ def bare(name: str = "net") -> RunReport:
         ),
         fuse=FuseReport(()),
         insert={name: InsertReport(name, (Decision(name, "quantize", name),))},
-        calibrate=CalibrationReport(
-            name, 3, (RangeRow(name, -1.0, 2.0, -1.5, 2.0, 77, "mse", "mse clips 1 %"),)
-        ),
+        calibrate=CalibrationReport(name, 3, 9, (range_of(name),)),
         export={},
         validation={},
     )
