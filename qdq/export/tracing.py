@@ -9,12 +9,13 @@ from typing import Any
 import onnx
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from qdq.data import call, tensors_of
+from qdq.data import call
 from qdq.errors import ExportError
-from qdq.nn.attention import QuantMultiheadAttention, attend
+from qdq.export.naming import Naming, name_tensors
+from qdq.export.products import Products
+from qdq.export.refusals import explain_refusal
+from qdq.nn.attention import QuantMultiheadAttention
 from qdq.nn.symbolic import MARKER_DOMAIN, emitting_markers
 
 OLDEST_OPSET = 13  # the first with per-channel Q/DQ (T05)
@@ -36,7 +37,8 @@ def to_onnx(
         model: in eval mode.
         example_inputs: a tensor, tuple or dict.
         opset: 13..17.
-        dynamic_batch: the first axis of every input and output may vary.
+        dynamic_batch: the first axis may vary, of every input and output that has the batch there:
+            whose first axis is as long as the first input's.
         input_names: one per input tensor; None: the keywords, or input, input_1, ...
         output_names: one per output tensor; None: output, output_1, ...
 
@@ -50,26 +52,16 @@ def to_onnx(
             fix="pass opset=13: per-channel Q/DQ begins there, and newer ones add nothing for INT8",
         )
     with torch.no_grad():
-        results = tensors_of(call(model, example_inputs))
-    count = len(tensors_of(example_inputs))
-    keywords = None
-    if isinstance(example_inputs, Mapping):
-        keywords = [
-            name
-            for key, value in example_inputs.items()
-            for name in _numbered(key, len(tensors_of(value)))
-        ]
-    ins = input_names or keywords or _numbered("input", count)
-    outs = output_names or _numbered("output", len(results))
-    for names, wanted, what in ((ins, count, "input"), (outs, len(results), "output")):
-        if len(names) != wanted or len(set(names)) != wanted:
-            raise ExportError(
-                f"{what}_names={names} does not name {wanted} {what}s",
-                fix=f"pass {wanted} different names",
-            )
-    axes = {name: {0: "batch"} for name in (*ins, *outs)} if dynamic_batch else None
+        results = call(model, example_inputs)
+    naming = name_tensors(
+        example_inputs,
+        results,
+        dynamic_batch=dynamic_batch,
+        input_names=input_names,
+        output_names=output_names,
+    )
     buffer = io.BytesIO()
-    _export(model, example_inputs, buffer, opset, ins, outs, axes)
+    _export(model, example_inputs, buffer, opset, naming)
     return onnx.load_from_string(buffer.getvalue())
 
 
@@ -78,9 +70,7 @@ def _export(
     example_inputs: object,
     buffer: io.BytesIO,
     opset: int,
-    ins: list[str],
-    outs: list[str],
-    axes: dict[str, dict[int, str]] | None,
+    naming: Naming,
 ) -> None:
     args: tuple[Any, ...] = (example_inputs,)
     names: list[str] = []
@@ -88,11 +78,11 @@ def _export(
         args, names = tuple(example_inputs.values()), list(example_inputs)
     elif isinstance(example_inputs, (tuple, list)):
         args = tuple(example_inputs)
-    with warnings.catch_warnings(), _taken_apart(model), _Products():
+    with warnings.catch_warnings(), _taken_apart(model), _quiet(), Products():
         # Torch deprecates this exporter, the only one that writes a true opset 13.
         warnings.simplefilter("ignore", DeprecationWarning)
-        # What a trace does not follow is said once, not at every place.
-        warnings.simplefilter("once", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        # It says of every size a forward asks for that it becomes a constant.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         # It says of some Slices that it leaves them in the graph, which is where they belong.
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1")
         try:
@@ -100,36 +90,26 @@ def _export(
                 _Called(model, names),
                 args,
                 buffer,  # type: ignore[arg-type]  # its stub forgot the in-memory file it takes
-                input_names=ins,
-                output_names=outs,
+                input_names=naming.inputs,
+                output_names=naming.outputs,
                 opset_version=opset,
-                dynamic_axes=axes,
+                dynamic_axes=naming.axes,
                 custom_opsets={MARKER_DOMAIN: 1} if emitting_markers() else None,
                 dynamo=False,
                 autograd_inlining=False,
             )
         except Exception as error:
-            said = (str(error).strip().splitlines() or [""])[0]
-            raise ExportError(
-                f"torch.onnx could not export this model: {type(error).__name__}: {said}",
-                at=type(model).__name__,
-                fix="export the float model with torch.onnx.export(..., dynamo=False) to see what "
-                "it objects to",
-            ) from error
+            raise explain_refusal(error, model, newest=NEWEST_OPSET) from error
 
 
-class _Products(TorchFunctionMode):
-    """Writes attention as matrix products: below opset 14 the exporter does not know it."""
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        apart = attend if func is F.scaled_dot_product_attention else func
-        return apart(*args, **(kwargs or {}))
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's log goes back to what it was: torch switches it on and never off."""
+    before = torch._C._jit_is_onnx_log_enabled()
+    try:
+        yield
+    finally:
+        torch._C._jit_set_onnx_log_enabled(before)
 
 
 @contextmanager
@@ -159,10 +139,8 @@ class _Called(nn.Module):
         self.call, self.names, self.training = model.__call__, names, model.training
 
     def forward(self, *values: Any) -> Any:
+        # The log that torch has just switched on would print the whole graph with an error.
+        torch._C._jit_set_onnx_log_enabled(False)
         if self.names:
             return self.call(**dict(zip(self.names, values, strict=True)))
         return self.call(*values)
-
-
-def _numbered(stem: str, count: int) -> list[str]:
-    return [stem if index == 0 else f"{stem}_{index}" for index in range(count)]

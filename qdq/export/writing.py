@@ -53,7 +53,8 @@ def export_onnx(
         path: where to write; whole or not at all.
         target: a name or a Target; None: the one the model is placed for, tensorrt by hand.
         opset: 13..17.
-        dynamic_batch: the first axis of every input and output may vary.
+        dynamic_batch: the first axis may vary, of every input and output that has the batch there:
+            whose first axis is as long as the first input's.
         input_names: one per input tensor; None: the keywords, or input, input_1, ...
         output_names: one per output tensor; None: output, output_1, ...
 
@@ -179,6 +180,7 @@ def _finish(
     model.producer_name, model.producer_version = "qdq", version()
     for node in model.graph.node:
         node.ClearField("doc_string")  # torch writes file names of this machine there
+    model = onnx.shape_inference.infer_shapes(model)  # what torch lost behind `x += y`
     kept = {"qdq.target": target.name, "qdq.version": version(), "qdq.sites": json.dumps(names)}
     onnx.helper.set_model_props(model, kept)
     return model

@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch import fx, nn
 
-from qdq.insertion.kinds import PRODUCTS, constants_of, kind_of_call, kind_of_module
+from qdq.insertion.kinds import PRODUCTS, constants_of, kind_of_call, kind_of_module, picks_values
 from qdq.insertion.recording import record
 from qdq.nn.calls import KINDS, is_plain
 from qdq.targets.opgraph import Op, OpGraph
@@ -46,14 +46,16 @@ def trace(model: nn.Module) -> OpGraph | None:
             more = constants_of(module, kind)
             ops.append(Op(node.target, kind, read, (numbers[node],), **more))
         elif node.op in ("call_function", "call_method"):
-            kind = kind_of_call(node.target, node.args, node.kwargs)
+            kind = kind_of_call(node.target)
             path, call = _path(node)
             stem, own = f"{path}.{kind}".lstrip("."), f"{call}.{kind}"
             plain = kind not in (*PRODUCTS, *KINDS.values()) or is_plain(node.kwargs)
             if kind in PRODUCTS and all(each.op == "get_attr" for each in before[1:]):
                 read = read[:1]
-            elif kind in PRODUCTS:
+            elif kind in (*PRODUCTS, "einsum"):  # the letters of an einsum want ranks
                 plain = False
+            elif kind == "resize" and picks_values(node.args, node.kwargs):
+                kind = "resize_nearest"
             variant = kind if plain else f"other_{kind}"
             ops.append(Op(f"{stem}_{calls[own]}", variant, read, (numbers[node],)))
             calls[own] += 1

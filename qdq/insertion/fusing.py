@@ -1,7 +1,9 @@
 """Fold every BatchNorm that directly follows a convolution or linear layer into that layer."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from torch import nn
@@ -29,7 +31,8 @@ def fuse(model: nn.Module, *, example_inputs: object = None) -> FuseReport:
     """Fold BatchNorms, in place. The model computes what it did, to float rounding.
 
     Args:
-        model: in eval mode. Its folded BatchNorms become `nn.Identity`.
+        model: in eval mode. Its folded BatchNorms become `nn.Identity`; one of a subclass that
+            goes on with layers of its own (an activation) becomes an `nn.Sequential` of those.
         example_inputs: a tensor, tuple or dict to record one forward with; without them the
             forward is followed by `torch.fx`, which stops at data-dependent control flow.
 
@@ -86,13 +89,61 @@ def fold_norms(model: nn.Module, graph: OpGraph) -> tuple[Decision, ...]:
                 rows.append(Decision(name, "skip", why_not))
             else:
                 _fold_into(modules[layer_name], norm, owners)
-                gone[norm] = nn.Identity().eval()
+                gone[norm] = _rest(name, norm, graph)
                 rows.append(Decision(name, "fold", f"folded into {layer_name}"))
     for parent in modules.values():
         for child, norm in parent._modules.items():
             if norm in gone:
                 setattr(parent, child, gone[norm])
     return tuple(rows)
+
+
+def without_norms(graph: OpGraph, folded: Iterable[str]) -> OpGraph:
+    """The same forward after these BatchNorms were folded: they pass on what they read."""
+    gone = {op for name in folded for op in (name, _inner_call(name))}
+    return replace(
+        graph,
+        ops=tuple(
+            replace(op, kind="identity", inputs=op.inputs[:1]) if op.name in gone else op
+            for op in graph.ops
+        ),
+    )
+
+
+def _inner_call(name: str) -> str:
+    """The call in which a subclass of a BatchNorm normalizes."""
+    return f"{name}.batch_norm_0"
+
+
+def _rest(name: str, norm: nn.Module, graph: OpGraph) -> nn.Module:
+    """What a folded BatchNorm still does: nothing, or what its subclass does behind it."""
+    behind = _children_behind(name, norm, graph)
+    if not behind:
+        return nn.Identity().eval()
+    return nn.Sequential(OrderedDict((each, norm.get_submodule(each)) for each in behind)).eval()
+
+
+def _children_behind(name: str, norm: nn.Module, graph: OpGraph) -> list[str] | None:
+    """The children through which it sends what it has normalized, one after another.
+
+    None where it does anything else, by itself or with a child called twice.
+    """
+    first, *later = [op for op in graph.ops if f"{op.name}.".startswith(f"{name}.")]
+    if first.name not in (name, _inner_call(name)):
+        return None
+    behind: list[str] = []
+    tensor = first.outputs[0]
+    for child, calls in groupby(later, lambda op: op.name[len(name) + 1 :].partition(".")[0]):
+        ops = list(calls)
+        made = {each for op in ops for each in op.outputs}
+        read = graph.varying.intersection(each for op in ops for each in op.inputs) - made
+        known = child in norm._modules and child not in behind
+        alone = tensor not in graph.outputs and set(graph.readers[tensor]).issubset(ops)
+        if not known or not alone or read != {tensor}:
+            return None
+        behind.append(child)
+        tensor = ops[-1].outputs[0]
+    return behind
 
 
 def _fold_into(layer: Any, norm: Any, owners: Counter[int]) -> None:
@@ -117,9 +168,12 @@ def _layer_before(
     name: str, modules: Mapping[str, nn.Module], owners: Counter[int], graph: OpGraph
 ) -> tuple[str | None, str]:
     """(the layer this BatchNorm can be folded into, ""), or (None, why there is none)."""
-    calls = [op for op in graph.ops if op.name == name]
+    calls = [op for op in graph.ops if op.name in (name, _inner_call(name))]
     if len(calls) != 1:
         return None, f"it is called {len(calls)} times in one forward"
+    if _children_behind(name, modules[name], graph) is None:
+        kind = type(modules[name]).__name__
+        return None, f"a {kind} does more than to normalize and call its children in a row"
     before = graph.producer.get(calls[0].inputs[0])
     if before is None or before.name not in modules:
         return None, "what comes before it is no layer"

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qdq.nn import QuantJoin, QuantPool
+from qdq.nn import QuantJoin, QuantUnary
 from qdq.nn.calls import KINDS
 from qdq.nn.twins import TWINS
 
 # Calls that multiply by what may be a weight.
 PRODUCTS = ("linear", "conv", "conv_transpose", "addmm")
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 _MODULES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -34,6 +34,8 @@ _FUNCTIONS: dict[str, str] = {
     **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze"), "reshape"),
     **dict.fromkeys(("permute", "transpose", "t"), "transpose"),
     **dict.fromkeys(("dropout", "contiguous"), "identity"),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split", "unbind"), "split"),
+    **dict.fromkeys(("narrow", "select", "__getitem__", "getitem"), "slice"),
 }
 
 
@@ -41,18 +43,21 @@ def kind_of_module(module: nn.Module) -> str | None:
     """The op a module is as a whole; None for one whose inside is looked at."""
     twin = TWINS.get(type(module))
     kind = getattr(twin or module, "kind", None)
-    if twin is not None or isinstance(module, (QuantJoin, QuantPool, *TWINS.values())):
+    if twin is not None or isinstance(module, (QuantJoin, QuantUnary, *TWINS.values())):
         return kind
     return _MODULES.get(type(module))
 
 
-def kind_of_call(func: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def kind_of_call(func: object) -> str:
     """The op that a call of a torch function is; its own name where that is unknown."""
     called = _name(func)
-    if called == "interpolate":
-        mode = kwargs.get("mode", args[3] if len(args) > 3 else "nearest")
-        return "resize_nearest" if mode == "nearest" else "resize"
     return _FUNCTIONS.get(called, called)
+
+
+def picks_values(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an `interpolate` gives no values but those it is given."""
+    mode = kwargs.get("mode", args[3] if len(args) > 3 else "nearest")
+    return mode in ("nearest", "nearest-exact")
 
 
 def constants_of(module: nn.Module, kind: str) -> dict[str, Any]:

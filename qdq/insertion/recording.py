@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from qdq.insertion.kinds import (
     constants_of,
     kind_of_call,
     kind_of_module,
+    picks_values,
     shape_of,
 )
 from qdq.nn import TensorQuantizer
 from qdq.nn.calls import KINDS, is_counted, is_plain, product_operands, tensors_in
+from qdq.nn.einsum import matrix_product
 from qdq.targets.opgraph import Op, OpGraph
 
 
@@ -41,11 +44,9 @@ def record(model: nn.Module, example_inputs: object) -> OpGraph:
             if isinstance(module, TensorQuantizer):
                 hooks.enter_context(_passing(module))
         given = tuple(recorder.number(t) for t in tensors_of(example_inputs))
-        recorder.varying.update(given)
         with torch.no_grad(), recorder:
             result = call(model, example_inputs)
-    made = tuple(recorder.number(t) for t in tensors_of(result))
-    return OpGraph(tuple(recorder.ops), made, given)
+    return recorder.graph(given, tuple(recorder.number(t) for t in tensors_of(result)))
 
 
 @contextmanager
@@ -69,7 +70,17 @@ class _Recorder(TorchFunctionMode):
         self._inside_known = 0  # > 0: within a module that was or will be noted as one op
         self._numbers: dict[int, int] = {}
         self._keep: list[Tensor] = []  # a freed tensor's id could be given to another
-        self.varying: set[int] = set()  # the tensors that depend on the model's inputs
+        # Place of a product -> the factors that may be constant, and what it is if they are.
+        self._weighted: dict[int, tuple[tuple[int, ...], Op]] = {}
+
+    def graph(self, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> OpGraph:
+        """All that was noted; now it is known which factors are constants."""
+        noted = OpGraph(tuple(self.ops), outputs, inputs)
+        ops = list(self.ops)
+        for place, (factors, weighted) in self._weighted.items():
+            if noted.varying.isdisjoint(factors):
+                ops[place] = weighted
+        return replace(noted, ops=tuple(ops))
 
     def number(self, tensor: Tensor) -> int:
         """The number of a tensor; a new one for a tensor not seen yet."""
@@ -88,8 +99,6 @@ class _Recorder(TorchFunctionMode):
         if made:
             read = tuple(self.number(t) for t in tensors_of(inputs))
             numbers = tuple(self._renumber(t) for t in made)
-            if not self.varying.isdisjoint(read):
-                self.varying.update(numbers)
             self.ops.append(Op(name, kind, read, numbers, made[0].dim(), **more))
 
     def __torch_function__(
@@ -102,7 +111,7 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not self._inside_known:
-            kind = kind_of_call(func, args, kwargs)
+            kind = kind_of_call(func)
             if kind in KINDS.values() and not is_counted(args, kwargs):
                 kind = f"integer_{kind}"
             site = self._call_site(kind)
@@ -116,25 +125,37 @@ class _Recorder(TorchFunctionMode):
     def _note_call(
         self, name: str, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
-        """A call that may be a site: of a product with constants only the input is read."""
+        """A call that may be a site."""
+        product = matrix_product(args, kwargs) if kind == "einsum" else None
         found = product_operands(kind, args, kwargs)
-        if found and self._are_constant(found):
-            weight, layer = found["weight"], "linear" if kind in ("matmul", "addmm") else kind
-            if layer == kind or weight.dim() == 2:
-                shape = shape_of(layer, weight if layer == kind else weight.t())
-                groups = kwargs.get("groups", args[6] if kind == "conv" and len(args) > 6 else 1)
-                self.note(name, layer, found["input"], result, weight=shape, groups=groups)
-                return
+        if product is not None:
+            kind, found = "matmul", dict(zip(("input", "weight"), product.given, strict=True))
         floating = all(each.is_floating_point() for each in tensors_in(args, kwargs))
-        plain = kind not in PRODUCTS and is_plain(kwargs)
+        plain = kind not in (*PRODUCTS, "einsum") and is_plain(kwargs)
+        kind = "resize_nearest" if kind == "resize" and picks_values(args, kwargs) else kind
         prefix = "" if plain and (floating or kind == "attention") else "other_"
         self.note(name, prefix + kind, (args, kwargs), result)
+        if found is not None:
+            weight = found["weight"] if product is None else product.operands[1]
+            groups = kwargs.get("groups", args[6] if kind == "conv" and len(args) > 6 else 1)
+            self._note_weighted(kind, found, weight, groups)
 
-    def _are_constant(self, found: Mapping[str, Any]) -> bool:
-        others = (found["weight"], found.get("bias"))
-        return not any(
-            isinstance(each, Tensor) and self.number(each) in self.varying for each in others
+    def _note_weighted(
+        self, kind: str, found: Mapping[str, Any], weight: Tensor, groups: int
+    ) -> None:
+        """What the last op is if all it multiplies by is constant: then only its input is read."""
+        layer = "linear" if kind in ("matmul", "addmm") else kind
+        if layer != kind and weight.dim() != 2:
+            return
+        factors = tensors_of((found["weight"], found.get("bias")))
+        op = replace(
+            self.ops[-1],
+            kind=layer,
+            inputs=(self.number(found["input"]),),
+            weight=shape_of(layer, weight if layer == kind else weight.t()),
+            groups=groups,
         )
+        self._weighted[len(self.ops) - 1] = (tuple(self.number(each) for each in factors), op)
 
     def _call_site(self, kind: str) -> str:
         path, calls = self._path[-1]

@@ -1,13 +1,12 @@
 """insert: a float model gets quantizers, in place, all of it or nothing."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from torch import nn
 
 from qdq.errors import StepError
 from qdq.insertion.following import follow
-from qdq.insertion.fusing import fold_norms, require_eval
+from qdq.insertion.fusing import fold_norms, require_eval, without_norms
 from qdq.insertion.kinds import BATCH_NORMS
 from qdq.insertion.placing import Insertion, found_insertion, settle
 from qdq.insertion.policies import Policy, Specs
@@ -131,6 +130,4 @@ def _fold_norms(
         norms = [name for name, each in model.named_modules() if isinstance(each, BATCH_NORMS)]
         return tuple(Decision(name, "skip", why) for name in norms), None
     rows = fold_norms(model, graph)
-    gone = {row.name for row in rows if row.action == "fold"}
-    ops = (replace(op, kind="identity") if op.name in gone else op for op in graph.ops)
-    return rows, replace(graph, ops=tuple(ops))
+    return rows, without_norms(graph, (row.name for row in rows if row.action == "fold"))

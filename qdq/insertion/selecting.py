@@ -14,9 +14,19 @@ from qdq.nn.calls import KINDS, CallSite
 from qdq.nn.holders import holder_of
 from qdq.nn.twins import TWINS, why_float
 from qdq.records.decisions import Decision
-from qdq.targets.opgraph import CALLED_AGAIN, Op, OpGraph
+from qdq.targets.opgraph import CALLED_AGAIN, POINTWISE, Op, OpGraph
 
 _PAIRS = ("add", "mul", "matmul")
+_REGION = "part of an activation or a normalization, which is one float region (T20, T24)"
+# Calls that are no sites on any target, and why; the user may have a better way to write them.
+_FLOAT_CALLS = {
+    "multi_head_attention_forward": "torch computes this attention in one call that hides its "
+    "products: those of nn.MultiheadAttention itself, no subclass, are sites",
+    "mean": "no runtime has an integer kernel of a mean: the one over an image is also an "
+    "nn.AdaptiveAvgPool2d(1), which has one (O13)",
+    "resize_nearest": "gives values as they are, so that a pair behind it may as well stand before "
+    "(T14, O12)",
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,10 @@ def select(model: nn.Module, graph: OpGraph | None, policy: Policy) -> Selection
 def _why_not(name: str, module: nn.Module, graph: OpGraph | None) -> str:
     """Why a layer nobody ignores must stay float; empty if nothing speaks against it."""
     if type(module) not in TWINS:
+        if graph is not None and not _is_entered(name, graph):
+            return (
+                "the recorded forward never calls it: where its weight is read, that call decides"
+            )
         base = next(each.__name__ for each in TWINS if isinstance(module, each))
         return f"a subclass of {base}, which may compute something else: its calls are sites"
     refused = why_float(module)
@@ -94,12 +108,22 @@ def _why_not(name: str, module: nn.Module, graph: OpGraph | None) -> str:
     return ""
 
 
+def _is_entered(name: str, graph: OpGraph) -> bool:
+    """Whether an op of the forward is the module, or lies in it."""
+    return any(f"{op.name}.".startswith(f"{name}.".lstrip(".")) for op in graph.ops)
+
+
 def _calls(graph: OpGraph | None, modules: Mapping[str, nn.Module]) -> list[Op]:
-    """The calls of functions that can be sites, each name once."""
+    """The calls of functions that can be sites, or that somebody might ask for; each name once."""
     if graph is None:
         return []
     named = {op.name: op for op in graph.ops if op.name not in modules}
-    return [op for op in named.values() if _call_kind(op) in KINDS.values()]
+    return [
+        op
+        for op in named.values()
+        if _call_kind(op) in KINDS.values()
+        or (op.kind in _FLOAT_CALLS and not graph.varying.isdisjoint(op.inputs))
+    ]
 
 
 def _call_kind(op: Op) -> str:
@@ -119,8 +143,14 @@ def _why_not_here(op: Op, model: nn.Module, graph: OpGraph | None) -> str:
     if graph.calls[op.name] > 1:
         calls = graph.calls[op.name]
         return f"called {calls} times in one forward, and one range would have to serve all"
+    if op.kind == "other_einsum":
+        return "an einsum that is no matrix product of two tensors"
     if op.kind.startswith("other_"):
         return "a scaled sum, integers among its operands, or a weight that is computed"
+    if op.kind == "mean" and _normalizes(op, graph):
+        return _REGION
+    if op.kind in _FLOAT_CALLS:
+        return _FLOAT_CALLS[op.kind]
     if holder_of(model, op.name) is None:
         return "every module around it goes through its children, and would meet the quantizers"
     if op.kind == "attention":
@@ -128,10 +158,22 @@ def _why_not_here(op: Op, model: nn.Module, graph: OpGraph | None) -> str:
     if not graph.varying.issuperset(op.inputs) or (op.kind in _PAIRS and len(op.inputs) != 2):
         return "one side is a constant (T23)"
     if op.kind in ("add", "mul") and graph.is_pointwise(op):
-        return "part of an activation or a normalization, which is one float region (T20, T24)"
+        return _REGION
     if op.kind == "add" and _reaches_softmax(op, graph):
         return "adds the mask of an attention (T20)"
     return ""
+
+
+def _normalizes(op: Op, graph: OpGraph) -> bool:
+    """Whether its result meets the tensor again that it is a function of: `x - x.mean()`."""
+    work = [op]
+    while work:
+        for reader in graph.readers.get(work.pop().outputs[0], ()):
+            if reader.kind in POINTWISE and graph.is_pointwise(reader):
+                if len(graph.varying.intersection(reader.inputs)) > 1:
+                    return True
+                work.append(reader)
+    return False
 
 
 def _reaches_softmax(op: Op, graph: OpGraph) -> bool:

@@ -34,13 +34,13 @@ from qdq.nn.pooling import (
     QuantMaxPool1d,
     QuantMaxPool2d,
     QuantMaxPool3d,
-    QuantPool,
 )
 from qdq.nn.quantizer import TensorQuantizer
 from qdq.nn.recurrent import QuantRecurrent
 from qdq.nn.recurrent_cells import QuantGRUCell, QuantLSTMCell
 from qdq.nn.recurrent_layers import QuantGRU, QuantLSTM
 from qdq.nn.twins import register
+from qdq.nn.unary import QuantUnary
 from qdq.nn.weighted import QuantWeighted
 
 __all__ = [
@@ -75,8 +75,8 @@ __all__ = [
     "QuantMul",
     "QuantMultiAdd",
     "QuantMultiheadAttention",
-    "QuantPool",
     "QuantRecurrent",
+    "QuantUnary",
     "QuantWeighted",
     "TensorQuantizer",
     "register",

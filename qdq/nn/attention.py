@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qdq.nn.calls import QuantCall, tensors_in
-from qdq.nn.quantizer import TensorQuantizer
+from qdq.nn.calls import QuantJoinCall, tensors_in, works
 from qdq.sites import CALL_SITES
 
 
-class QuantAttention(QuantCall):
+class QuantAttention(QuantJoinCall):
     """`F.scaled_dot_product_attention` with query, key, value and probabilities fake-quantized.
 
     While all of its quantizers are off the call is torch's own. Vaswani et al. 2017,
@@ -56,7 +55,7 @@ def attend(
         key: (..., heads, S, E).
         value: (..., heads, S, V).
         attn_mask: broadcasts to (..., heads, L, S): True where to look, or what to add. A query
-            that a float mask lets look nowhere gets NaN, where torch's own gives 0.
+            that may look nowhere gets 0.
         dropout_p: of the probabilities.
         is_causal: look at no later key.
         scale: of the scores; None: 1 / sqrt(E).
@@ -69,7 +68,8 @@ def attend(
         k, v = (each.repeat_interleave(q.size(-3) // each.size(-3), -3) for each in (k, v))
     blind = None if attn_mask is None or is_causal else _blind(attn_mask)
     if is_causal:
-        attn_mask = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
+        rows, columns = (torch.arange(each.size(-2), device=q.device) for each in (q, k))
+        attn_mask = rows[:, None] >= columns  # opset 13 has no `tril`
     scores = q @ k.transpose(-2, -1) * (q.size(-1) ** -0.5 if scale is None else scale)
     if attn_mask is not None:
         scores = scores + as_bias(attn_mask, scores)
@@ -78,22 +78,14 @@ def attend(
     return of_weights(_dropped(weights, dropout_p)) @ v
 
 
-def _blind(mask: Tensor) -> Tensor | None:
-    """(..., L, 1): queries that may look nowhere, whose softmax is NaN; None: unknown."""
-    return None if mask.dtype != torch.bool else ~mask.any(-1, keepdim=True)
+def _blind(mask: Tensor) -> Tensor:
+    """(..., L, 1): queries that may look nowhere, whose softmax is NaN."""
+    hidden = ~mask if mask.dtype == torch.bool else mask == -math.inf
+    return hidden.all(-1, keepdim=True)
 
 
 def _dropped(x: Tensor, share: float) -> Tensor:
     return F.dropout(x, share) if share else x
-
-
-def works(module: nn.Module) -> bool:
-    """Whether any quantizer in the module does something now."""
-    return any(
-        each.on or each.observer is not None
-        for each in module.modules()
-        if isinstance(each, TensorQuantizer)
-    )
 
 
 def as_bias(mask: Tensor, like: Tensor) -> Tensor:
@@ -121,9 +113,8 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As the float class: (L, N, E), or (N, L, E) with batch_first, or (L, E)."""
-        opaque = self.bias_k is not None or self.add_zero_attn
         idle = hasattr(self, CALL_SITES) and not works(self)
-        if opaque or (idle and not torch.onnx.is_in_onnx_export()):
+        if idle and not torch.onnx.is_in_onnx_export():
             return super().forward(
                 query,
                 key,
@@ -136,10 +127,19 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
             )
         batch_axis = 0 if self.batch_first or query.dim() == 2 else 1
         q, k, v = (
-            self._heads(each, batch_axis, query.dim() == 2)
-            for each in self._project(query, key, value)
+            self._heads(each, extra, batch_axis, query.dim() == 2)
+            for each, extra in zip(
+                self._project(query, key, value), (None, self.bias_k, self.bias_v), strict=True
+            )
         )
-        bias = self._bias(q, key_padding_mask, attn_mask)
+        # Torch then drops the mask for the hint, which hides the keys that are added below.
+        is_causal = is_causal and key_padding_mask is None and not need_weights
+        bias = None if is_causal else self._bias(q, key_padding_mask, attn_mask)
+        if self.add_zero_attn:
+            k, v = (F.pad(each, (0, 0, 0, 1)) for each in (k, v))
+        added = int(self.bias_k is not None) + int(self.add_zero_attn)
+        if bias is not None and added:  # what is added to the keys may always be looked at
+            bias = F.pad(bias, (0, added))
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None = None
         if need_weights:
@@ -149,7 +149,7 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
             weights = weights.mean(1) if average_attn_weights else weights
             weights = weights[0] if query.dim() == 2 else weights
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout)
+            mixed = F.scaled_dot_product_attention(q, k, v, bias, dropout, is_causal)
         mixed = mixed.transpose(1, 2).flatten(2)
         mixed = mixed[0] if query.dim() == 2 else mixed.transpose(0, batch_axis)
         return F.linear(mixed, self.out_proj.weight, self.out_proj.bias), weights
@@ -168,9 +168,11 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
         of_three = zip((query, key, value), weights, biases, strict=True)
         return [F.linear(x, weight, offset) for x, weight, offset in of_three]
 
-    def _heads(self, x: Tensor, batch_axis: int, unbatched: bool) -> Tensor:
-        """(N, heads, L, E / heads)."""
+    def _heads(self, x: Tensor, extra: Tensor | None, batch_axis: int, unbatched: bool) -> Tensor:
+        """(N, heads, L, E / heads); `extra`, (1, 1, E), follows the last of L."""
         x = x.unsqueeze(0) if unbatched else x.transpose(0, batch_axis)
+        if extra is not None:
+            x = torch.cat([x, extra.expand(x.size(0), -1, -1)], 1)
         return x.view(*x.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
     def _bias(self, q: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qdq.data import tensors_of
+from qdq.nn.einsum import matrix_product
 from qdq.nn.operands import QuantOperands
 from qdq.nn.quantizer import TensorQuantizer
 
@@ -19,12 +20,14 @@ _CALLED: dict[str, tuple[str, ...]] = {
     "add": ("add", "add_", "iadd", "__add__", "__iadd__", "__radd__"),
     "mul": ("mul", "mul_", "imul", "multiply", "__mul__", "__imul__", "__rmul__"),
     "concat": ("cat", "concat", "concatenate", "stack"),
-    "matmul": ("matmul", "bmm", "mm", "einsum", "__matmul__", "__rmatmul__"),
+    "matmul": ("matmul", "bmm", "mm", "__matmul__", "__rmatmul__"),
+    "einsum": ("einsum",),
     "addmm": ("addmm",),
     "linear": ("linear",),
     "conv": ("conv1d", "conv2d", "conv3d"),
     "conv_transpose": ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     "avg_pool": tuple(f"{stem}avg_pool{dims}d" for stem in ("", "adaptive_") for dims in (1, 2, 3)),
+    "resize": ("interpolate",),
     "attention": ("scaled_dot_product_attention",),
 }
 KINDS: dict[str, str] = {name: kind for kind, names in _CALLED.items() for name in names}
@@ -56,6 +59,7 @@ _PRODUCTS: dict[str, _Product] = {
     "conv": _Product(_LAYER, 0, {}),
     "conv_transpose": _Product(_LAYER, 1, {}),
     "matmul": _Product(("input", "weight"), 1, {"other": "weight", "mat2": "weight"}),
+    "einsum": _Product(("input", "weight"), 1, {}),
     "addmm": _Product(
         ("bias", "input", "weight"), 1, {"input": "bias", "mat1": "input", "mat2": "weight"}
     ),
@@ -85,7 +89,8 @@ def product_operands(
     """The operands of a function with weights, by "input", "weight" and perhaps "bias".
 
     Returns:
-        None for a call that is no plain product of two tensors: `out=`, `beta=`, an einsum.
+        None for a call that is no plain product of two tensors: `out=`, `beta=`, an einsum, which
+        `as_matmul` takes apart.
     """
     product = _PRODUCTS.get(kind)
     if product is None or kwargs.keys() & {"out", "beta", "alpha"}:
@@ -114,18 +119,43 @@ def is_plain(kwargs: Mapping[str, Any]) -> bool:
     return not kwargs.keys() & {"out", "alpha"}
 
 
-def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def as_matmul(
+    func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Tensor], tuple[Any, ...], dict[str, Any]]:
+    """A call of einsum as the one matrix product it is, or else as it was."""
+    product = matrix_product(args, kwargs)
+    return (func, args, kwargs) if product is None else (product.run, product.operands, {})
+
+
+def works(module: nn.Module) -> bool:
+    """Whether any quantizer in the module does something now."""
+    return any(
+        each.on or each.observer is not None
+        for each in module.modules()
+        if isinstance(each, TensorQuantizer)
+    )
+
+
+def _floating(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    return [each for each in tensors_in(args, kwargs) if each.is_floating_point()]
+
+
+def _map_floating(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return change(value)
+        return change(value) if value.is_floating_point() else value
     if type(value) in (list, tuple):
-        return type(value)([_map_tensors(each, change) for each in value])
+        return type(value)([_map_floating(each, change) for each in value])
     if isinstance(value, Mapping):
-        return {name: _map_tensors(each, change) for name, each in value.items()}
+        return {name: _map_floating(each, change) for name, each in value.items()}
     return value
 
 
 class QuantCall(nn.Module):
-    """A call of a torch function, its tensors fake-quantized on their way in and out.
+    """A call of a torch function, its tensors fake-quantized on their way in.
+
+    There is no quantizer on its output: who reads that has one. So it is with an average pool,
+    called or a module, and with a resize: where something float reads the result, rounding it would
+    win nothing.
 
     Args:
         site: the call it stands for.
@@ -137,24 +167,43 @@ class QuantCall(nn.Module):
         self.add_quantizers()
 
     def add_quantizers(self) -> None:
-        """One for each tensor that comes in; the one on the output starts switched off."""
+        """One for each tensor that comes in."""
         self._input_quantizers = nn.ModuleList(TensorQuantizer() for _ in range(self.site.inputs))
-        self._output_quantizer = TensorQuantizer()
-        self._output_quantizer.active = False
 
     def fits(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Whether this is the call it was made for: as many tensors, none to write into."""
-        tensors = tensors_in(args, kwargs)
-        floating = all(each.is_floating_point() for each in tensors)
-        return floating and is_plain(kwargs) and len(tensors) == len(self._input_quantizers)
+        """Whether this is the call it was made for: as many tensors, none to write into.
+
+        Integers do not count: while a model is traced the size that `interpolate` gets is some.
+        """
+        return is_plain(kwargs) and len(_floating(args, kwargs)) == len(self._input_quantizers)
 
     def forward(
         self, func: Callable[..., Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Tensor:
         """What `func` gives for these arguments, quantized."""
         quantizers: Iterator[nn.Module] = iter(self._input_quantizers)
-        args, kwargs = _map_tensors((args, kwargs), lambda x: next(quantizers)(x))
-        return self._output_quantizer(func(*args, **kwargs))  # type: ignore[no-any-return]
+        args, kwargs = _map_floating((args, kwargs), lambda x: next(quantizers)(x))
+        return func(*args, **kwargs)
+
+
+class QuantJoinCall(QuantCall):
+    """A call that makes one tensor of several, which is fake-quantized too.
+
+    Args:
+        site: the call it stands for.
+    """
+
+    def add_quantizers(self) -> None:
+        """One for each tensor that comes in; the one on the output starts switched off."""
+        super().add_quantizers()
+        self._output_quantizer = TensorQuantizer()
+        self._output_quantizer.active = False
+
+    def forward(
+        self, func: Callable[..., Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Tensor:
+        """What `func` gives for these arguments, quantized, and rounded where that is asked for."""
+        return self._output_quantizer(super().forward(func, args, kwargs))  # type: ignore[no-any-return]
 
 
 class QuantProduct(QuantOperands, QuantCall):

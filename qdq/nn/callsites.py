@@ -21,7 +21,7 @@ from torch._C._dynamo import eval_frame
 from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
-from qdq.nn.calls import IN_PLACE, KINDS, QuantCall, is_counted
+from qdq.nn.calls import IN_PLACE, KINDS, QuantCall, as_matmul, is_counted, works
 from qdq.nn.holders import holder_of
 from qdq.nn.quantizer import TensorQuantizer
 from qdq.nn.twins import TWINS
@@ -152,6 +152,8 @@ class _CallMode(TorchFunctionMode):
         _running.asked.append(called)
         try:
             site = frame.site(KINDS[called])
+            if called == "einsum" and site is not None and works(site):
+                func, args, kwargs = as_matmul(func, args, kwargs)
             if site is None or not site.fits(args, kwargs):
                 return func(*args, **kwargs)
             if called in IN_PLACE:

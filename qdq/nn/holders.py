@@ -5,7 +5,7 @@ import inspect
 from torch import nn
 
 from qdq.nn.attention import QuantAttention
-from qdq.nn.calls import CallSite, QuantCall, QuantProduct
+from qdq.nn.calls import CallSite, QuantCall, QuantJoinCall, QuantProduct
 from qdq.sites import CALL_SITES, INSIDE, owner
 
 # What a forward that goes through its children calls: it would take our holder for one of them.
@@ -84,4 +84,6 @@ def add_call_site(model: nn.Module, site: CallSite) -> QuantCall:
 def _build(site: CallSite) -> QuantCall:
     if site.weighted:
         return QuantProduct(site)
-    return QuantAttention(site) if site.kind == "attention" else QuantCall(site)
+    if site.kind in ("avg_pool", "resize"):
+        return QuantCall(site)
+    return QuantAttention(site) if site.kind == "attention" else QuantJoinCall(site)

@@ -6,20 +6,20 @@ reason to put a pair in front of one. They are there to be written by hand.
 
 from torch import nn
 
-from qdq.nn.pooling import QuantPool
+from qdq.nn.unary import QuantUnary
 
 
-class _QuantInstanceNorm(QuantPool):
+class _QuantInstanceNorm(QuantUnary):
     kind = "instance_norm"
 
 
 class QuantInstanceNorm1d(_QuantInstanceNorm, nn.InstanceNorm1d):
-    """`nn.InstanceNorm1d` of a fake-quantized input; arguments: `QuantPool`."""
+    """`nn.InstanceNorm1d` of a fake-quantized input; arguments: `QuantUnary`."""
 
 
 class QuantInstanceNorm2d(_QuantInstanceNorm, nn.InstanceNorm2d):
-    """`nn.InstanceNorm2d` of a fake-quantized input; arguments: `QuantPool`."""
+    """`nn.InstanceNorm2d` of a fake-quantized input; arguments: `QuantUnary`."""
 
 
 class QuantInstanceNorm3d(_QuantInstanceNorm, nn.InstanceNorm3d):
-    """`nn.InstanceNorm3d` of a fake-quantized input; arguments: `QuantPool`."""
+    """`nn.InstanceNorm3d` of a fake-quantized input; arguments: `QuantUnary`."""

@@ -15,6 +15,8 @@ CALLED_AGAIN = frozenset({"lstm_cell", "gru_cell", "embedding"})
 CLAMPS: dict[str, tuple[float, float]] = {"relu": (0.0, float("inf")), "relu6": (0.0, 6.0)}
 # Ops that commute with Q exactly, so that a pair behind them may as well stand before (T14, O12).
 TRANSPARENT = frozenset({"max_pool", "reshape", "transpose", "identity", "resize_nearest"})
+# Ops that give parts of a tensor as they are. A pair behind one part says nothing of the others.
+PARTING = frozenset({"split", "slice"})
 # Ops that compute each element of their result from the elements of one tensor without weights:
 # what is made of them is an activation function or a normalization, one float region (T20, T24).
 POINTWISE = frozenset(

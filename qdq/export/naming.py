@@ -1,0 +1,77 @@
+"""What the tensors of an exported file are called, and which of their axes may vary."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qdq.data import tensors_of
+from qdq.errors import ExportError
+
+BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names of the inputs and outputs of a file.
+
+    Attributes:
+        inputs: one per tensor.
+        outputs: one per tensor.
+        axes: of the tensors whose first axis may vary, that axis's name.
+    """
+
+    inputs: list[str]
+    outputs: list[str]
+    axes: dict[str, dict[int, str]]
+
+
+def name_tensors(
+    example_inputs: object,
+    results: object,
+    *,
+    dynamic_batch: bool,
+    input_names: list[str] | None = None,
+    output_names: list[str] | None = None,
+) -> Naming:
+    """Names for what a model is given and gives.
+
+    The batch is the first axis of the first input that has axes. Another tensor has it too if its
+    first axis is as long; a mask of shape (1, T) beside four images has none. So let the example
+    hold a batch as long as no other tensor's first axis.
+
+    Args:
+        example_inputs: a tensor, tuple or dict.
+        results: what the model gives for them.
+        dynamic_batch: the batch may vary.
+        input_names: one per input tensor; None: the keywords, or input, input_1, ...
+        output_names: one per output tensor; None: output, output_1, ...
+
+    Raises:
+        ExportError: not one name per tensor.
+    """
+    given, made = tensors_of(example_inputs), tensors_of(results)
+    ins = input_names or _keywords(example_inputs) or _numbered("input", len(given))
+    outs = output_names or _numbered("output", len(made))
+    for names, wanted, what in ((ins, len(given), "input"), (outs, len(made), "output")):
+        if len(names) != wanted or len(set(names)) != wanted:
+            raise ExportError(
+                f"{what}_names={names} does not name {wanted} {what}s",
+                fix=f"pass {wanted} different names",
+            )
+    called = dict(zip((*ins, *outs), (*given, *made), strict=True))
+    batch = next((each.shape[0] for each in given if each.dim()), None)
+    varying = [name for name, each in called.items() if each.dim() and each.shape[0] == batch]
+    return Naming(ins, outs, {name: {0: BATCH} for name in varying} if dynamic_batch else {})
+
+
+def _keywords(example_inputs: object) -> list[str]:
+    if not isinstance(example_inputs, Mapping):
+        return []
+    return [
+        name
+        for key, value in example_inputs.items()
+        for name in _numbered(key, len(tensors_of(value)))
+    ]
+
+
+def _numbered(stem: str, count: int) -> list[str]:
+    return [stem if index == 0 else f"{stem}_{index}" for index in range(count)]
