@@ -91,7 +91,7 @@ def failing_search(model: nn.Module, error: BaseException) -> None:
     """The second site's range is never chosen."""
     asked: list[object] = []
 
-    def choose(hist: Any) -> Range:
+    def choose(hist: Any, _grid: object) -> Range:
         asked.append(hist)
         if len(asked) == 2:
             raise error

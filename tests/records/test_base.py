@@ -115,8 +115,11 @@ def test_nested_values_become_plain() -> None:
     ("values", "where"),
     [
         ({"method": "mse", "batches": "many", "rows": []}, "batches: Input should be a valid int"),
-        ({"method": "mse", "batches": 1}, "rows: Field required"),
-        ({"method": "mse", "batches": 1, "rows": [{"site": 1}]}, "rows.0.site: Input should be"),
+        ({"method": "mse", "batches": 1, "samples": 2}, "rows: Field required"),
+        (
+            {"method": "mse", "batches": 1, "samples": 2, "rows": [{"site": 1}]},
+            "rows.0.site: Input should be",
+        ),
     ],
 )
 def test_what_is_no_such_record_is_refused_with_the_place(

@@ -53,13 +53,7 @@ def full(name: str = "net", sites: int = 2) -> RunReport:
         rows=start.rows,
         fuse=FuseReport((Decision(name, "fold", name),)),
         insert={name: InsertReport(name, tuple(Decision(e, "skip", name) for e in names))},
-        calibrate=CalibrationReport(
-            name,
-            3,
-            tuple(
-                RangeRow(each, -1.0, 2.0, -1.5, 2.0, 77, "mse", "mse clips 1 %") for each in names
-            ),
-        ),
+        calibrate=CalibrationReport(name, 3, 9, tuple(range_of(each) for each in names)),
         export={name: ExportReport(name, name, 13, 300, name, codes)},
         validation={
             name: ValidationReport(name, name, 9, name, 0.8, 300, {name: 7}, 1, 2, name, compared)
