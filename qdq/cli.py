@@ -121,7 +121,7 @@ def run(
         ignore = ["head", "re:^stem"]            # or only = [...]
 
         [calibrate]
-        method = "mse"                    # or max, percentile, entropy, coverage
+        method = "mse"                    # or max, percentile, entropy, coverage, auto
         batches = 8
 
         [sensitivity]                            # what each layer costs

@@ -96,11 +96,6 @@ def digest_of(batch: object) -> str:
     return found.hexdigest()
 
 
-def rows_of(batch: object) -> int:
-    """The rows of a batch: of its first tensor that has any; 0 where no tensor is found."""
-    return next((len(tensor) for tensor in tensors_of(batch) if tensor.dim()), 0)
-
-
 def _unequal(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]:
     return {name for name, digest in first.items() if second.get(name, digest) != digest}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from qdq.calibration.files import Histograms, load_histograms, save_histograms
-from qdq.calibration.origins import Origin, difference, digest_of, origin_of, rows_of
+from qdq.calibration.origins import Origin, difference, digest_of, origin_of
+from qdq.data import rows_of
 from qdq.errors import InputError
 
 

@@ -161,6 +161,11 @@ def tensors_of(inputs: object) -> list[Tensor]:
     return []
 
 
+def rows_of(batch: object) -> int:
+    """The rows of a batch: of its first tensor that has any; 0 where no tensor is found."""
+    return next((len(tensor) for tensor in tensors_of(batch) if tensor.dim()), 0)
+
+
 def call(model: nn.Module, inputs: object) -> Any:
     """model(inputs), the inputs spread as they are: tensor, tuple or keywords.
 

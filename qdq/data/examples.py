@@ -1,14 +1,12 @@
-"""What to call a model with to see its forward, from a command line: shapes, or some data."""
+"""What a command line says about inputs: shapes, and where data comes from."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from qdq.data.batches import Inputs, read
-from qdq.data.opening import SOURCES, open_source
-from qdq.data.sources import Request
+from qdq.data.batches import Inputs
+from qdq.data.opening import SOURCES
 from qdq.errors import InputError
 
 
@@ -39,24 +37,6 @@ def _zeros(shape: str) -> Tensor:
             f"{shape!r} is no shape of an input",
             fix="write whole numbers from 1, with commas: 1,3,224,224",
         ) from error
-
-
-def first_inputs(data: str) -> Inputs:
-    """The inputs of one row of some data.
-
-    Args:
-        data: a kind of data, `module:function(split, batch_size)`, a .npz or .npy with images, or
-            a folder of images by class.
-
-    Raises:
-        InputError: the data cannot be read, or holds no batch.
-    """
-    if names_source(data):
-        source, path = data, ""
-    else:
-        source, path = "folder" if Path(data).is_dir() else "arrays", data
-    request = Request(split="train", batch_size=1, path=path)
-    return next(read(open_source(source, request))).inputs
 
 
 def names_source(data: str) -> bool:

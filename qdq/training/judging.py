@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from qdq.data import device_of, length, read, take_apart, tensors_of, to_device
+from qdq.data import device_of, length, read, rows_of, take_apart, to_device
 from qdq.data.batches import Batch, numbered
 from qdq.errors import InputError
 from qdq.progress import track
@@ -99,12 +99,6 @@ def peek(data: Iterable[object], name: str, *, reads: int | None) -> Batch | Non
     return take_apart(next(numbered(data))[1])
 
 
-def rows_of(batch: Batch) -> int:
-    """How many samples a batch holds."""
-    tensors = tensors_of(batch.inputs)
-    return len(tensors[0]) if tensors and tensors[0].dim() else 1
-
-
 def _measure(model: nn.Module, batches: Iterable[Batch], metric: Metric) -> float:
     run = torch_runner(model)
     outputs, targets = [], []
@@ -123,8 +117,8 @@ def _mean_loss(model: nn.Module, batches: Iterable[Batch], objective: Objective)
     total, rows = 0.0, 0
     for batch in batches:
         here = on_device(batch, device_of(model))
-        total += float(objective(model, here)) * rows_of(batch)
-        rows += rows_of(batch)
+        total += float(objective(model, here)) * (rows_of(batch.inputs) or 1)
+        rows += rows_of(batch.inputs) or 1
     return total / rows
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from qdq.data import length, read
+from qdq.data import length, read, rows_of
 from qdq.data.batches import Batch
 from qdq.errors import InputError, TrainingError
 from qdq.progress import track
 from qdq.records.training import EpochRow
-from qdq.training.judging import Judge, rows_of
+from qdq.training.judging import Judge
 from qdq.training.keeping import Keeper
 from qdq.training.losses import Objective
 from qdq.training.schedule import OPTIMIZERS, Course, rate
@@ -104,8 +104,9 @@ class Lessons:
                 fix="compute the loss from the outputs by torch functions, without detach() or "
                 "no_grad(), and let trainable= name layers that the outputs depend on",
             )
-        self._loss += value * rows_of(batch)
-        self._samples += rows_of(batch)
+        rows = rows_of(batch.inputs) or 1
+        self._loss += value * rows
+        self._samples += rows
         return loss
 
     def end_epoch(self) -> None:

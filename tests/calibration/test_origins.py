@@ -9,7 +9,8 @@ from counting import batches, net
 from torch import nn
 
 import qdq
-from qdq.calibration.origins import difference, digest_of, origin_of, rows_of
+from qdq.calibration.origins import difference, digest_of, origin_of
+from qdq.data import rows_of
 from qdq.errors import StepError
 
 
