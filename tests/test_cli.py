@@ -114,7 +114,7 @@ WRONG = {
     "unknown method": (
         {"method": "maximum"},
         "RegistryError: no calibration method 'maximum'",
-        "known: coverage, entropy, max, mse, percentile",
+        "known: auto, coverage, entropy, max, mse, percentile",
     ),
     "unknown target": ({"target": "tensort"}, "RegistryError: no target 'tensort'", "'tensorrt'"),
     "unknown source": ({"source": "x"}, "InputError: data 'tests_cli_nets:x' does not", "spelling"),
