@@ -1,8 +1,10 @@
 """calibrate: data through the float model, and a range for every site from what it saw."""
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from qdq.calibration.distribution import (
 )
 from qdq.calibration.resumption import Resumption
 from qdq.data import call, device_of, length, numbered, take_apart, to_device
-from qdq.errors import CalibrationError, StepError
+from qdq.errors import CalibrationError, InputError, StepError
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.switches import quantizers
 from qdq.insertion.undo import atomic
@@ -26,9 +28,10 @@ from qdq.numerics.histogram import Histogram
 from qdq.numerics.thresholds import METHODS, Choice, choose
 from qdq.progress import track
 from qdq.records.calibration import CalibrationReport, RangeRow
+from qdq.repair.layers import Reading, Step
+from qdq.repair.tiers import mend, repairs_of
 
 _HISTOGRAMS = "_qdq_histograms"
-Step = Callable[[nn.Module, object], object]
 
 
 @atomic
@@ -40,6 +43,8 @@ def calibrate(
     batches: int | None = None,
     device: torch.device | str | None = None,
     step: Step | None = None,
+    tier: str = "plain",
+    repair: Collection[str] = (),
     resume: str | os.PathLike[str] | None = None,
     save_every: int = 16,
     shard: bool = True,
@@ -55,14 +60,17 @@ def calibrate(
     of all data: those of one process bit for bit, with as many threads.
 
     Args:
-        model: after `insert`, in eval mode. Parameters, mode and switches are left as they are,
-            and after an error its ranges too.
+        model: after `insert`, in eval mode. Mode and switches are left as they are, and parameters
+            where nothing is repaired; after an error all of it, ranges too.
         data: batches of inputs, with or without targets (see `qdq.data`).
         method: "mse", "max", "percentile", "entropy", "coverage", or "auto": for each site the
             one that loses least.
         batches: read so many at most; None for all.
         device: where to move the batches; None: where the model is.
         step: step(model, batch) runs the forward of a batch of another form.
+        tier: "plain", or "best": also every repair of weights that pays, see `qdq.repair`.
+        repair: names of repairs to run besides: "bias", "equalization", "migration",
+            "propagation", "rounding". Each reads the data once more; parameters change.
         resume: a file that keeps what was counted, made where it is missing. Found there, the
             batches that it holds are skipped: call again after a crash, with the same data.
         save_every: batches between two writes of that file.
@@ -72,39 +80,33 @@ def calibrate(
 
     Raises:
         InputError: no batch, a batch of another form, NaN, or one the model does not take; or
-            `resume` is a file of other data, of another model or of none.
+            `resume` is a file of other data, of another model or of none; or repairs are asked
+            for where no process has all the data.
         CalibrationError: an active site saw nothing, or NaN inside the model; or another process
             failed.
-        RegistryError: no such method.
+        RegistryError: no such method, tier or repair.
         StepError: training mode, or no quantizers.
     """
+    reading = Reading(data, batches, device, step, progress)
+    share = rank_and_ranks()
     with failing_together():
         METHODS[method]  # a misspelled name must not cost a pass over the data
+        before, after = repairs_of(tier, repair)
         require_eval(model, "calibrate")
-        where = device_of(model) if device is None else device
-        path, share = None if resume is None else Path(resume), rank_and_ranks()
+        if before or after:
+            reading = _all_of(reading, alone=share[1] == 1 or shard)
+        mended = mend(model, reading, before)
+        path = None if resume is None else Path(resume)
         state = Resumption(model, path, every=save_every, share=share)
         collector = _collector(model, state)
-        given = numbered(data, limit=batches)
-        rest = state.rest(own_share(given, share) if shard else given)
-        whole = not state.batches and share[1] == 1
-        total = length(data, batches) if whole else None
-        with torch.no_grad(), _observed(model, collector):
-            for index, batch in track(rest, "calibrating", total=total, shown=progress):
-                collector.begin(index)
-                if step is None:
-                    call(model, to_device(take_apart(batch, index).inputs, where))
-                else:
-                    step(model, batch)
-                state.count(batch)
-                if state.due:
-                    state.save(collector.histograms(), collector.dropped)
-        found, counted = collector.histograms(), (state.batches, state.samples)
-        state.save(found, collector.dropped)
+        found = _counted(model, reading, collector, state, share if shard else (0, 1))
+    counted = state.batches, state.samples
     if share[1] > 1:
         found, origin = merged_over_ranks(found, state.origin(collector.dropped))
         counted = origin.batches, origin.samples
-    return _choose(model, method, found, *counted)
+    rows = _choose(model, method, found)
+    mended += mend(model, reading, after)
+    return CalibrationReport(method, *counted, _refined(rows, model), mended)
 
 
 @atomic
@@ -123,7 +125,8 @@ def choose_ranges(
         CalibrationError: an active site has no histogram.
         RegistryError: no such method.
     """
-    return _choose(model, method, histograms_of(model) if histograms is None else histograms)
+    found = histograms_of(model) if histograms is None else histograms
+    return CalibrationReport(method, 0, 0, _choose(model, method, found))
 
 
 def histograms_of(model: nn.Module) -> dict[str, Histogram]:
@@ -143,12 +146,8 @@ def histograms_of(model: nn.Module) -> dict[str, Histogram]:
 
 
 def _choose(
-    model: nn.Module,
-    method: str,
-    histograms: Mapping[str, Histogram],
-    batches: int = 0,
-    samples: int = 0,
-) -> CalibrationReport:
+    model: nn.Module, method: str, histograms: Mapping[str, Histogram]
+) -> tuple[RangeRow, ...]:
     sites = _activations(model)
     seen = _by_site(histograms)
     unseen = [site for site, q in sites.items() if site not in seen and q.on]
@@ -168,7 +167,7 @@ def _choose(
         sites[site].set_range(*(ends if spec.keep_axis is not None else ends[:, 0]), device=device)
         rows.append(_row(site, choices, seen[site]))
     setattr(model, _HISTOGRAMS, dict(histograms))
-    return CalibrationReport(method, batches, samples, tuple(rows))
+    return tuple(rows)
 
 
 def _by_site(histograms: Mapping[str, Histogram]) -> dict[str, list[Histogram]]:
@@ -201,8 +200,69 @@ def _row(site: str, choices: list[Choice], seen: list[Histogram]) -> RangeRow:
     )
 
 
+def _refined(rows: tuple[RangeRow, ...], model: nn.Module) -> tuple[RangeRow, ...]:
+    """The rows with the ranges that repairs have left."""
+    sites = _activations(model)
+    found = []
+    for row in rows:
+        low, high = sites[row.site].amin, sites[row.site].amax
+        assert low is not None
+        assert high is not None
+        ends = float(low.min()), float(high.max())
+        if ends != (row.amin, row.amax):
+            why = f"propagation: after {row.why}"
+            row = replace(row, amin=ends[0], amax=ends[1], method="propagation", why=why)
+        found.append(row)
+    return tuple(found)
+
+
 def _activations(model: nn.Module) -> dict[str, TensorQuantizer]:
     return {site: q for site, q in quantizers(model).items() if not q.dynamic}
+
+
+def _all_of(reading: Reading, *, alone: bool) -> Reading:
+    """The same data, to be read several times.
+
+    Args:
+        reading: the data.
+        alone: whether this process reads all of it.
+    """
+    if not alone:
+        raise InputError(
+            "repairs need all the data, and with shard=False each process has its own",
+            fix="pass the same data in every process and shard=True; or repair in one process",
+        )
+    if iter(reading.data) is not reading.data:
+        return reading
+    return replace(reading, data=list(islice(reading.data, reading.batches)))
+
+
+def _counted(
+    model: nn.Module,
+    reading: Reading,
+    collector: Collector,
+    state: Resumption,
+    share: tuple[int, int],
+) -> dict[str, Histogram]:
+    """What the sites see in one share of the batches, with what is left of them."""
+    given = numbered(reading.data, limit=reading.batches)
+    rest = state.rest(own_share(given, share))
+    whole = not state.batches and share[1] == 1
+    total = length(reading.data, reading.batches) if whole else None
+    where = device_of(model) if reading.device is None else reading.device
+    with torch.no_grad(), _observed(model, collector):
+        for index, batch in track(rest, "calibrating", total=total, shown=reading.progress):
+            collector.begin(index)
+            if reading.step is None:
+                call(model, to_device(take_apart(batch, index).inputs, where))
+            else:
+                reading.step(model, batch)
+            state.count(batch)
+            if state.due:
+                state.save(collector.histograms(), collector.dropped)
+    found = collector.histograms()
+    state.save(found, collector.dropped)
+    return found
 
 
 def _collector(model: nn.Module, state: Resumption) -> Collector:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qdq.numerics import kernels
-from qdq.numerics.histogram import BINS, OCTAVE, SHIFT, Histogram, from_counts, merge
+from qdq.numerics.histogram import BINS, FRACTION, OCTAVE, SHIFT, Histogram, from_counts, merge
 
 # Equal neighbours, the zeros behind a ReLU, would wait for each other's store: they take turns.
 COUNTERS = 2
@@ -78,14 +78,14 @@ class Total:
 
     def add(self, hist: Histogram) -> None:
         """Count these values too."""
-        octaves = hist.bins // OCTAVE
+        octaves = hist.bins >> FRACTION
         first = self._first[octaves]
         if first.min() < 0:
             new = np.unique(octaves[first < 0])
             self._first[new] = len(self._counts) + OCTAVE * np.arange(len(new))
             self._counts = np.append(self._counts, np.zeros(OCTAVE * len(new), np.int64))
             first = self._first[octaves]
-        self._counts[first + hist.bins % OCTAVE] += hist.counts
+        self._counts[first + (hist.bins & (OCTAVE - 1))] += hist.counts
         self._amin, self._amax = min(self._amin, hist.amin), max(self._amax, hist.amax)
 
     def histogram(self) -> Histogram:

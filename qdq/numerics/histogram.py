@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 SHIFT = 15
 BINS = 1 << (32 - SHIFT)
-OCTAVE = 1 << (23 - SHIFT)  # bins of one sign and exponent
+FRACTION = 23 - SHIFT  # bits of a bin's number below the exponent
+OCTAVE = 1 << FRACTION  # bins of one sign and exponent
 _HALF = BINS // 2
 
 
@@ -67,10 +68,17 @@ def merge(first: Histogram, second: Histogram) -> Histogram:
 
 def clamped(hist: Histogram, low: float, high: float) -> Histogram:
     """The histogram of the same values after min(max(x, low), high); infinite ends are allowed."""
-    rank = np.clip(_rank(hist.bins), *_rank(bins_of(np.array([low, high]))))
-    counts = np.zeros(BINS, np.int64)
-    np.add.at(counts, _rank(rank), hist.counts)
-    return from_counts(counts, *(min(max(end, low), high) for end in (hist.amin, hist.amax)))
+    ends = bins_of(np.array([low, high]))
+    rank, (lowest, highest) = _rank(hist.bins), _rank(ends)
+    # Only what lies at an end or beyond it gets another bin.
+    inside = (rank > lowest) & (rank < highest)
+    below, above = hist.counts[rank <= lowest].sum(), hist.counts[rank >= highest].sum()
+    bins, counts = hist.bins[inside], hist.counts[inside]
+    for end, more in zip(ends, (below, above), strict=True):
+        if more:
+            place = np.searchsorted(bins, end)
+            bins, counts = np.insert(bins, place, end), np.insert(counts, place, more)
+    return Histogram(bins, counts, *(min(max(e, low), high) for e in (hist.amin, hist.amax)))
 
 
 def _rank(bins: NDArray[np.int64]) -> NDArray[np.int64]:

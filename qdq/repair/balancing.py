@@ -12,8 +12,9 @@ from qdq.nn import QuantWeighted
 from qdq.numerics.affine import fake_quantize, qparams, range_of
 from qdq.numerics.histogram import from_values
 from qdq.numerics.thresholds import METHODS
+from qdq.records.calibration import RepairRow
 from qdq.repair.layers import Reading, observe, patches, rows
-from qdq.repair.repairs import RepairRow, decibels
+from qdq.repair.repairs import decibels
 from qdq.repair.streams import Stream, channels_read, layers_of, norms_of
 from qdq.sites import owner
 

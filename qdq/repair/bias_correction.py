@@ -11,8 +11,9 @@ from qdq.errors import CalibrationError
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.undo import atomic
 from qdq.nn import QuantWeighted
+from qdq.records.calibration import RepairRow
 from qdq.repair.layers import Reading, Step, forwards, observed, repairable
-from qdq.repair.repairs import REPAIRS, RepairRow, decibels
+from qdq.repair.repairs import REPAIRS, decibels
 from qdq.sites import owner
 
 _SHIFTS = "_qdq_bias_shifts"

@@ -7,9 +7,10 @@ from torch import nn
 
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.undo import atomic
+from qdq.records.calibration import RepairRow
 from qdq.repair.balancing import balance
 from qdq.repair.layers import Reading, Step
-from qdq.repair.repairs import REPAIRS, RepairRow
+from qdq.repair.repairs import REPAIRS
 from qdq.repair.streams import layers_of, streams
 
 

@@ -19,8 +19,9 @@ from qdq.insertion.undo import atomic
 from qdq.nn import TensorQuantizer, callsites
 from qdq.numerics.affine import QParams, fake_quantize, qparams
 from qdq.progress import track
+from qdq.records.calibration import RepairRow
 from qdq.repair.layers import Step, observed
-from qdq.repair.repairs import REPAIRS, RepairRow, decibels
+from qdq.repair.repairs import REPAIRS, decibels
 from qdq.targets.opgraph import OpGraph
 from qdq.targets.placement import region_end
 

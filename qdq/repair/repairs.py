@@ -1,29 +1,10 @@
-"""The repairs by name, and the row that each leaves for a layer."""
+"""The repairs by name, and how they tell signal from noise."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from qdq.records.calibration import RepairRow
 from qdq.registry import Registry
-
-
-@dataclass(frozen=True)
-class RepairRow:
-    """What one repair did to one layer.
-
-    Attributes:
-        layer: its name.
-        method: name of the repair.
-        before_db: signal-to-quantization-noise ratio of what the layer computes, dB; the repair
-            says which noise it counts. inf where there is none.
-        after_db: the same, afterwards.
-    """
-
-    layer: str
-    method: str
-    before_db: float
-    after_db: float
-
 
 Repair = Callable[..., tuple[RepairRow, ...]]
 

@@ -11,8 +11,9 @@ from qdq.insertion.fusing import require_eval
 from qdq.insertion.undo import atomic
 from qdq.nn import QuantWeighted
 from qdq.numerics.affine import fake_quantize
+from qdq.records.calibration import RepairRow
 from qdq.repair.layers import Reading, Step, observe, patches, repairable, rows, unrolled
-from qdq.repair.repairs import REPAIRS, RepairRow, decibels
+from qdq.repair.repairs import REPAIRS, decibels
 from qdq.sites import owner
 
 DAMPING = 0.01  # of the mean of the diagonal; Frantar et al. 2022, sec. 3.3
