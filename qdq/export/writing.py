@@ -18,6 +18,7 @@ from qdq.export.tracing import to_onnx
 from qdq.graph.files import save
 from qdq.graph.lowering import SiteGrid, lower
 from qdq.graph.passes import PASSES
+from qdq.graph.speed import speed_up
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.placing import found_insertion, insertion_of, retarget
 from qdq.insertion.switches import quantizers
@@ -40,6 +41,7 @@ def export_onnx(
     dynamic_batch: bool = True,
     input_names: list[str] | None = None,
     output_names: list[str] | None = None,
+    skip_passes: Collection[str] = (),
 ) -> ExportReport:
     """Write the model with int8 weights and Q/DQ where the target wants them.
 
@@ -57,12 +59,15 @@ def export_onnx(
             whose first axis is as long as the first input's.
         input_names: one per input tensor; None: the keywords, or input, input_1, ...
         output_names: one per output tensor; None: output, output_1, ...
+        skip_passes: speed passes of the target that shall not run, by the names that
+            `report.passes` has.
 
     Raises:
         StepError: training mode, or a model without quantizers.
         CalibrationError: an active site has no range.
         ExportError: torch cannot export the model, a site got lost on the way, or a grid has no
             ONNX operator.
+        RegistryError: `skip_passes` names a pass that there is not.
         InputError: the inputs or the path cannot be used.
     """
     require_eval(model, "export_onnx")
@@ -77,6 +82,7 @@ def export_onnx(
             Path(path),
             opset,
             placed,
+            skip_passes,
             dynamic_batch=dynamic_batch,
             input_names=input_names,
             output_names=output_names,
@@ -92,6 +98,7 @@ def _export(
     path: Path,
     opset: int,
     target: Target,
+    skip_passes: Collection[str],
     **naming: Any,
 ) -> ExportReport:
     active = {site: quantizer for site, quantizer in quantizers(model).items() if quantizer.on}
@@ -107,11 +114,12 @@ def _export(
     for rewrite in PASSES[target.quantize_outputs]:
         rewrite(graph)
     graph.cleanup().toposort()
+    passes = speed_up(graph, skip=skip_passes) if target.speed_passes else {}
     save(_finish(graph, traced, target, names), path, opset=opset)
     content = path.read_bytes()
     rows = tuple(_row(grids[site], tensor) for site, tensor in names.items())
     digest = hashlib.sha256(content).hexdigest()
-    return ExportReport(str(path), target.name, opset, len(content), digest, rows)
+    return ExportReport(str(path), target.name, opset, len(content), digest, rows, passes)
 
 
 def _written(call: MarkedCall, target: Target) -> SiteGrid:

@@ -3,14 +3,22 @@
 Each keeps what the graph computes, bit for bit in unoptimized execution.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from qdq.graph.edges import (
+    DEQUANTIZE,
+    QUANTIZE,
+    bypass,
+    hold,
+    maker_of,
+    same_grid,
+)
+
 # Ops that move or pick codes without computing on them, so that Q commutes with them (O12, T14).
 COMMUTING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
-_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 
 
@@ -19,8 +27,8 @@ def fold_transposed_weights(graph: gs.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "Transpose" or not node.inputs:
             continue
-        dequantize = _maker(node.inputs[0])
-        if dequantize is None or dequantize.op != _DEQUANTIZE:
+        dequantize = maker_of(node.inputs[0])
+        if dequantize is None or dequantize.op != DEQUANTIZE:
             continue
         twins = list(node.inputs[0].outputs)
         if any(each.op != "Transpose" or each.attrs != node.attrs for each in twins):
@@ -41,7 +49,7 @@ def fold_transposed_weights(graph: gs.Graph) -> None:
         graph.nodes.remove(node)
         for twin in twins:
             if twin is not node:
-                _bypass(graph, twin, result)
+                bypass(graph, twin, result)
 
 
 def pick_codes(graph: gs.Graph) -> None:
@@ -51,16 +59,16 @@ def pick_codes(graph: gs.Graph) -> None:
     """
     for node in [each for each in graph.nodes if each.op == "Gather"]:
         values, result = node.inputs[0], node.outputs[0]
-        dequantize = _maker(values)
-        if dequantize is None or dequantize.op != _DEQUANTIZE or dequantize.inputs[1].values.ndim:
+        dequantize = maker_of(values)
+        if dequantize is None or dequantize.op != DEQUANTIZE or dequantize.inputs[1].values.ndim:
             continue
         codes, *grid = dequantize.inputs
         if not isinstance(codes, gs.Constant):
             continue
         picked = gs.Variable(f"{result.name}.codes", codes.values.dtype, result.shape)
         node.inputs[0], node.outputs = codes, [picked]
-        name = f"{node.name}/{_DEQUANTIZE}"
-        graph.nodes.append(gs.Node(_DEQUANTIZE, name, {}, [picked, *grid], [result]))
+        name = f"{node.name}/{DEQUANTIZE}"
+        graph.nodes.append(gs.Node(DEQUANTIZE, name, {}, [picked, *grid], [result]))
         if not values.outputs and result not in graph.outputs:
             dequantize.outputs.clear()
             result.name = values.name  # the site is found by it
@@ -71,18 +79,24 @@ def quantize_before_commuting(graph: gs.Graph) -> None:
 
     So the op before them leaves through a Q and runs in integers (O02), and they run on codes.
     """
-    work = [node for node in graph.nodes if node.op == _QUANTIZE]
+    work = [node for node in graph.nodes if node.op == QUANTIZE]
     while work:
         quantize = work.pop()
-        mover = _maker(quantize.inputs[0])
-        if mover is None or mover.op not in COMMUTING or not _only_read_here(graph, mover):
+        mover = maker_of(quantize.inputs[0])
+        if mover is None or not _commutes(mover) or not _only_read_here(graph, mover):
             continue
         source = mover.inputs[0]
-        maker = _maker(source)
-        if maker is None or maker.op == _DEQUANTIZE or quantize.inputs[1].values.ndim:
+        maker = maker_of(source)
+        if maker is None or maker.op == DEQUANTIZE or quantize.inputs[1].values.ndim:
             continue
         if _only_read_here(graph, maker):
             work.append(_insert_pair(graph, quantize, mover))
+
+
+def _commutes(node: gs.Node) -> bool:
+    """Whether it moves or picks values; of a Resize only the nearest does."""
+    nearest = node.op == "Resize" and node.attrs.get("mode", "nearest") == "nearest"
+    return nearest or node.op in COMMUTING
 
 
 def _only_read_here(graph: gs.Graph, node: gs.Node) -> bool:
@@ -94,7 +108,7 @@ def _only_read_here(graph: gs.Graph, node: gs.Node) -> bool:
 
 def ask_codes_for_shape(graph: gs.Graph) -> None:
     """Shape of what a Q reads is asked of its codes: another reader would block fusion (O17)."""
-    for quantize in [node for node in graph.nodes if node.op == _QUANTIZE]:
+    for quantize in [node for node in graph.nodes if node.op == QUANTIZE]:
         for reader in [each for each in quantize.inputs[0].outputs if each.op == "Shape"]:
             reader.inputs[0] = quantize.outputs[0]
 
@@ -103,14 +117,14 @@ def _insert_pair(graph: gs.Graph, like: gs.Node, before: gs.Node) -> gs.Node:
     """A Q and DQ with the operands of `like` on the first input of `before`; gives the Q."""
     source = before.inputs[0]
     stem = f"{like.name.rpartition('/')[0]}/before_{before.op}"
-    taken = sum(1 for node in graph.nodes if node.name.startswith(f"{stem}/{_QUANTIZE}"))
+    taken = sum(1 for node in graph.nodes if node.name.startswith(f"{stem}/{QUANTIZE}"))
     stem = f"{stem}_{taken}" if taken else stem
     code_type = like.inputs[2].values.dtype
     codes = gs.Variable(f"{stem}.codes", code_type, source.shape)
     values = gs.Variable(f"{stem}.values", source.dtype, source.shape)
-    quantize = gs.Node(_QUANTIZE, f"{stem}/{_QUANTIZE}", {}, [source, *like.inputs[1:]], [codes])
+    quantize = gs.Node(QUANTIZE, f"{stem}/{QUANTIZE}", {}, [source, *like.inputs[1:]], [codes])
     dequantize = gs.Node(
-        _DEQUANTIZE, f"{stem}/{_DEQUANTIZE}", {}, [codes, *like.inputs[1:]], [values]
+        DEQUANTIZE, f"{stem}/{DEQUANTIZE}", {}, [codes, *like.inputs[1:]], [values]
     )
     before.inputs[0] = values
     graph.nodes.extend([quantize, dequantize])
@@ -122,36 +136,36 @@ def merge_equal_pairs(graph: gs.Graph) -> None:
     for tensor in list(graph.tensors().values()):
         first: list[gs.Node] = []
         for node in [each for each in tensor.outputs if _quantizes(each, tensor)]:
-            twin = next((each for each in first if _same_grid(each, node)), None)
+            twin = next((each for each in first if same_grid(each, node)), None)
             if twin is None:
                 first.append(node)
                 continue
-            _bypass(graph, node, twin.outputs[0])
+            bypass(graph, node, twin.outputs[0])
 
 
 def _quantizes(node: gs.Node, tensor: gs.Tensor) -> bool:
-    return node.op == _QUANTIZE and node.inputs[0] is tensor
+    return node.op == QUANTIZE and node.inputs[0] is tensor
 
 
 def drop_requantization(graph: gs.Graph) -> None:
     """Q right after a DQ of the same grid: the codes are there already (O19)."""
     for node in list(graph.nodes):
-        before = _maker(node.inputs[0]) if node.op == _QUANTIZE else None
-        if before is None or before.op != _DEQUANTIZE or not _same_grid(before, node):
+        before = maker_of(node.inputs[0]) if node.op == QUANTIZE else None
+        if before is None or before.op != DEQUANTIZE or not same_grid(before, node):
             continue
-        _bypass(graph, node, before.inputs[0])
+        bypass(graph, node, before.inputs[0])
 
 
 def drop_idle_relu(graph: gs.Graph) -> None:
     """Relu of a DQ whose zero point is the lowest code: no value is negative (O03)."""
     for node in list(graph.nodes):
-        before = _maker(node.inputs[0]) if node.op == "Relu" else None
-        if before is None or before.op != _DEQUANTIZE or len(before.inputs) < 3:
+        before = maker_of(node.inputs[0]) if node.op == "Relu" else None
+        if before is None or before.op != DEQUANTIZE or len(before.inputs) < 3:
             continue
         zero_point = before.inputs[2].values
         if np.any(zero_point != np.iinfo(zero_point.dtype).min) or node.outputs[0] in graph.outputs:
             continue
-        _bypass(graph, node, before.outputs[0])
+        bypass(graph, node, before.outputs[0])
 
 
 def keep_float(graph: gs.Graph) -> None:
@@ -160,23 +174,15 @@ def keep_float(graph: gs.Graph) -> None:
     onnxruntime would otherwise quantize its weight by itself, per tensor (O26). It moves a DQ
     over commuting ops first, and a Q too.
     """
-    leading_to_q = (_QUANTIZE, "Relu", "Clip", *COMMUTING)
+    leading_to_q = (QUANTIZE, "Relu", "Clip")
     for node in [each for each in graph.nodes if each.op in _WEIGHTED]:
-        feeder, weight_maker = _maker(node.inputs[0]), _maker(node.inputs[1])
-        while feeder is not None and feeder.op in COMMUTING:
-            feeder = _maker(feeder.inputs[0])
-        if weight_maker is not None or feeder is None or feeder.op != _DEQUANTIZE:
+        feeder, weight_maker = maker_of(node.inputs[0]), maker_of(node.inputs[1])
+        while feeder is not None and _commutes(feeder):
+            feeder = maker_of(feeder.inputs[0])
+        if weight_maker is not None or feeder is None or feeder.op != DEQUANTIZE:
             continue
-        if any(reader.op in leading_to_q for reader in node.outputs[0].outputs):
-            _hold(graph, node)
-
-
-def _hold(graph: gs.Graph, node: gs.Node) -> None:
-    """A one-input Sum behind `node`: it computes nothing, and onnxruntime fuses nothing over it."""
-    result = node.outputs[0]
-    held = gs.Variable(f"{result.name}.float", result.dtype, result.shape)
-    node.outputs = [held]
-    graph.nodes.append(gs.Node("Sum", f"{node.name}/keep_float", {}, [held], [result]))
+        if any(each.op in leading_to_q or _commutes(each) for each in node.outputs[0].outputs):
+            hold(graph, node)
 
 
 def sum_behind_products(graph: gs.Graph) -> None:
@@ -186,10 +192,10 @@ def sum_behind_products(graph: gs.Graph) -> None:
     bias or matrix runs float and dequantizes its weight in every run (O16).
     """
     for add in [each for each in graph.nodes if each.op == "Add"]:
-        makers = [_maker(each) for each in add.inputs]
+        makers = [maker_of(each) for each in add.inputs]
         products = [each for each in makers if each is not None and each.op == "MatMul"]
-        weights = [_maker(each.inputs[1]) for each in products]
-        if any(each is not None and each.op == _DEQUANTIZE for each in weights):
+        weights = [maker_of(each.inputs[1]) for each in products]
+        if any(each is not None and each.op == DEQUANTIZE for each in weights):
             add.op = "Sum"
 
 
@@ -199,7 +205,7 @@ def drop_idle_expand(graph: gs.Graph) -> None:
     Torch writes it for `x += y`: what is added lands in the place of x.
     """
     for node in [each for each in graph.nodes if each.op == "Expand"]:
-        shape, maker = _maker(node.inputs[1]), _maker(_behind_pairs(node.inputs[0]))
+        shape, maker = maker_of(node.inputs[1]), maker_of(_behind_pairs(node.inputs[0]))
         if (
             shape is None
             or maker is None
@@ -211,15 +217,15 @@ def drop_idle_expand(graph: gs.Graph) -> None:
         if maker.op in ("Add", "Mul") and any(
             _behind_pairs(shape.inputs[0]) is each for each in operands
         ):
-            _bypass(graph, node, node.inputs[0])
+            bypass(graph, node, node.inputs[0])
 
 
 def _behind_pairs(tensor: gs.Tensor) -> gs.Tensor:
     """The float tensor that a tensor was before it went through Q and DQ."""
-    maker = _maker(tensor)
-    while maker is not None and maker.op in (_QUANTIZE, _DEQUANTIZE):
+    maker = maker_of(tensor)
+    while maker is not None and maker.op in (QUANTIZE, DEQUANTIZE):
         tensor = maker.inputs[0]
-        maker = _maker(tensor)
+        maker = maker_of(tensor)
     return tensor
 
 
@@ -230,14 +236,14 @@ def hold_clamps(graph: gs.Graph) -> None:
     product in float; without the clamp it needs no Q (O15, O16).
     """
     for clamp in [each for each in graph.nodes if each.op in ("Relu", "Clip")]:
-        maker = _maker(clamp.inputs[0])
+        maker = maker_of(clamp.inputs[0])
         if maker is None or maker.op not in ("Gemm", "MatMul"):
             continue
-        weight_maker, readers = _maker(maker.inputs[1]), clamp.outputs[0].outputs
-        if weight_maker is None or weight_maker.op != _DEQUANTIZE:
+        weight_maker, readers = maker_of(maker.inputs[1]), clamp.outputs[0].outputs
+        if weight_maker is None or weight_maker.op != DEQUANTIZE:
             continue
-        if len(readers) != 1 or readers[0].op != _QUANTIZE:
-            _hold(graph, maker)
+        if len(readers) != 1 or readers[0].op != QUANTIZE:
+            hold(graph, maker)
 
 
 Pass = Callable[[gs.Graph], None]
@@ -263,25 +269,3 @@ INTEGER_CPU: tuple[Pass, ...] = (
 )
 # What runs for a target that wants every op between Q and DQ, and for one that does not.
 PASSES: dict[bool, tuple[Pass, ...]] = {True: INTEGER_CPU, False: COMMON}
-
-
-def _maker(tensor: gs.Tensor) -> gs.Node | None:
-    return tensor.inputs[0] if tensor.inputs else None
-
-
-def _same_grid(first: gs.Node, second: gs.Node) -> bool:
-    pairs: Iterator[tuple[gs.Constant, gs.Constant]]
-    pairs = zip(first.inputs[1:3], second.inputs[1:3], strict=True)
-    return first.attrs.get("axis") == second.attrs.get("axis") and all(
-        a.values.dtype == b.values.dtype and np.array_equal(a.values, b.values) for a, b in pairs
-    )
-
-
-def _bypass(graph: gs.Graph, node: gs.Node, instead: gs.Tensor) -> None:
-    """Remove a node with one output; who read it reads `instead`."""
-    result = node.outputs[0]
-    for reader in list(result.outputs):
-        reader.inputs = [instead if tensor is result else tensor for tensor in reader.inputs]
-    node.outputs.clear()
-    node.inputs.clear()
-    graph.nodes.remove(node)

@@ -1,6 +1,6 @@
 """What was written, and how its sites are called there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qdq.records.base import Record
 
@@ -39,6 +39,7 @@ class ExportReport(Record):
         bytes: size of the file.
         sha256: of the file.
         rows: one per active site.
+        passes: name of each speed pass that ran -> how many places it rewrote.
     """
 
     path: str
@@ -47,6 +48,7 @@ class ExportReport(Record):
     bytes: int
     sha256: str
     rows: tuple[SiteRow, ...]
+    passes: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return (

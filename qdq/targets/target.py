@@ -33,6 +33,7 @@ class Target:
         merge_sums: of `a + b + c` each addend is rounded once and no sum in between, as in one
             `QuantMultiAdd(3)`.
         skip_small: products with too few channels to gain from integers stay float (T18, T19).
+        speed_passes: the file is rewritten for speed, see `qdq.graph.speed`.
         note: what to tell somebody who runs this target's file somewhere else.
     """
 
@@ -45,6 +46,7 @@ class Target:
     float_kinds: tuple[str, ...] = ()
     merge_sums: bool = False
     skip_small: bool = False
+    speed_passes: bool = False
     note: str = ""
 
 
@@ -78,6 +80,7 @@ TARGETS.add("onnxruntime")(
         quantize_outputs=True,
         skip_branch_only=False,
         float_kinds=("conv_transpose", "attention", "matmul", "resize"),
+        speed_passes=True,
     )
 )
 

@@ -1,15 +1,18 @@
-"""INT8 over float latency in onnxruntime: our file (target onnxruntime) against the float one.
+"""INT8 over float latency in onnxruntime: our files (target onnxruntime) against the float one.
 
-CPU provider, one thread, batch 1. The sessions run in turn, so that a busy neighbour slows both;
-a ratio is that of one such pair. Weights are random unless a safetensors file is given: time does
-not depend on them. Printed: median [lower quartile, upper quartile].
+CPU provider, one thread, batch 1. The sessions run in turn, some 20 ms each, so that a busy
+neighbour slows them alike and caches are warm; a ratio is that of one such turn. Weights are random
+unless a safetensors file is given: time does not depend on them. Printed: median [lower quartile,
+upper quartile], without the speed passes and with them, and what these did.
 
     python scripts/benchmarks/latency.py resnet20 resnet18
     python scripts/benchmarks/latency.py resnet20 --weights resnet20.safetensors --runs 300
 """
 
 import tempfile
+import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,15 +23,23 @@ from safetensors.torch import load_file
 from torch import nn
 
 import qdq
-from models import mobilenetv2, resnet, squeezenet
+from models import mobilenetv2, resnet, squeezenet, transformer
+from qdq.graph.speed import PASSES
 
-# Factory, side of an image.
+# Factory, shape of one input, whether activations are signed as TensorRT's are.
 MODELS = {
-    "resnet20": (resnet.resnet20, 32),
-    "resnet18": (resnet.resnet18, 224),
-    "resnet50": (resnet.resnet50, 224),
-    "mobilenet_v2": (mobilenetv2.mobilenet_v2, 224),
-    "squeezenet1_1": (squeezenet.squeezenet1_1, 224),
+    "resnet20": (resnet.resnet20, (3, 32, 32), False),
+    "resnet18": (resnet.resnet18, (3, 224, 224), False),
+    "resnet18_signed": (resnet.resnet18, (3, 224, 224), True),
+    "resnet50": (resnet.resnet50, (3, 224, 224), False),
+    "mobilenet_v2": (mobilenetv2.mobilenet_v2, (3, 224, 224), False),
+    "mobilenet_v2_tf": (mobilenetv2.mobilenet_v2_tf, (3, 224, 224), False),
+    "squeezenet1_1": (squeezenet.squeezenet1_1, (3, 224, 224), False),
+    "bert_layer": (
+        partial(transformer.EncoderBlock, 384, 12, torch_attention=False),
+        (128, 384),
+        False,
+    ),
 }
 
 
@@ -40,14 +51,31 @@ def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def write(model: nn.Module, x: torch.Tensor, folder: Path) -> dict[str, Path]:
-    """The float file with BatchNorm folded, and ours."""
-    paths = {"float": folder / "float.onnx", "int8": folder / "int8.onnx"}
+def calls_per_turn(run: Callable[[], object]) -> int:
+    """How many calls take some 20 ms."""
+    run()
+    start = time.process_time()
+    run()
+    return max(1, round(0.02 / max(time.process_time() - start, 1e-5)))
+
+
+def repeat(run: Callable[[], object], times: int) -> None:
+    """Call it several times."""
+    for _ in range(times):
+        run()
+
+
+def write(model: nn.Module, x: torch.Tensor, signed: bool, folder: Path) -> dict[str, Path]:
+    """The float file with BatchNorm folded, and ours as placed and as sped up."""
+    paths = {name: folder / f"{name}.onnx" for name in ("float", "placed", "fast")}
     qdq.fuse(model.eval())
     torch.onnx.export(model, (x[:1],), paths["float"], dynamo=False, input_names=["x"])
-    qdq.insert(model, x, target="onnxruntime")
+    options = {"activation": qdq.QuantSpec()} if signed else {}
+    qdq.insert(model, x, target=qdq.targets.get("onnxruntime", **options))
     qdq.calibrate(model, [x], method="max", progress=False)
-    qdq.export_onnx(model, x[:1], paths["int8"], input_names=["x"])
+    qdq.export_onnx(model, x[:1], paths["placed"], input_names=["x"], skip_passes=list(PASSES))
+    done = qdq.export_onnx(model, x[:1], paths["fast"], input_names=["x"]).passes
+    print("  ", ", ".join(f"{name} {count}" for name, count in done.items() if count))
     return paths
 
 
@@ -63,17 +91,22 @@ def main() -> None:
     torch.manual_seed(0)
     print(f"onnxruntime {onnxruntime.__version__}, {asked.threads} thread(s), batch 1, CPU time")
     for name in asked.models:
-        build, side = MODELS[name]
-        model, x = build(), torch.randn(4, 3, side, side)
+        build, shape, signed = MODELS[name]
+        model, x = build(), torch.randn(4, *shape)
         if asked.weights:
             model.load_state_dict(load_file(asked.weights))
+        else:
+            model(x)  # in training mode: BatchNorm sees what activations there are
         with tempfile.TemporaryDirectory() as folder:
-            paths = write(model, x, Path(folder))
+            paths = write(model, x, signed, Path(folder))
             runs = {key: session(path, asked.threads) for key, path in paths.items()}
-        feed = {"x": x[:1].numpy()}
-        times = Times({k: partial(s.run, None, feed) for k, s in runs.items()}, asked.runs)
+        calls = {key: partial(run.run, None, {"x": x[:1].numpy()}) for key, run in runs.items()}
+        count = calls_per_turn(calls["float"])
+        jobs = {key: partial(repeat, call, count) for key, call in calls.items()}
+        times = Times(jobs, asked.runs, per=count)
+        ratios = ", ".join(f"{key} {times.ratio(key, 'float')}" for key in ("placed", "fast"))
         spent = ", ".join(f"{key} {times.spent(key)}" for key in runs)
-        print(f"{name:14} {times.ratio('int8', 'float')}   {spent}", flush=True)
+        print(f"{name:15} {ratios}   {spent}", flush=True)
 
 
 if __name__ == "__main__":

@@ -136,12 +136,14 @@ def test_no_pair_can_be_taken_out_of_a_clean_file_unnoticed(
     whole = onnx.load(files("ssd").paths[target])
     leaving = {output.name for output in whole.graph.output}
     last = {node.input[0] for node in whole.graph.node if not leaving.isdisjoint(node.output)}
+    # a stem reads codes with one more channel: there is no pair to take out
+    paired = {node.input[0] for node in whole.graph.node if node.op_type == "DequantizeLinear"}
     quantizers = [
         node
         for node in whole.graph.node
         # onnxruntime moves codes through what stands between such a pair and the next by itself
         if node.op_type == "QuantizeLinear" and "/before_" not in node.name
-        if node.output[0] not in last
+        if node.output[0] in paired - last
     ]
     assert len(quantizers) > 10
     for quantizer in quantizers:

@@ -1,123 +1,15 @@
 """Each pass on a small graph of its own: what it does, what it leaves, and the same results."""
 
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdq.graph import passes
-
-Rewrite = Callable[[gs.Graph], None]
-LEVELS = ort.GraphOptimizationLevel
-
-
-class Sketch:
-    """Builds a graph node by node; every method gives the tensor it made."""
-
-    def __init__(self, *shape: int) -> None:
-        self.graph = gs.Graph(opset=13)
-        self.x = gs.Variable("x", np.float32, shape)
-        self.graph.inputs = [self.x]
-        self._taken: Counter[str] = Counter()
-
-    def node(self, op: str, *inputs: gs.Tensor, out: Any = np.float32, **attrs: Any) -> gs.Tensor:
-        name = f"{op}_{self._taken[op]}"
-        self._taken[op] += 1
-        result = gs.Variable(f"{name}.out", out)
-        self.graph.nodes.append(gs.Node(op, name, attrs, list(inputs), [result]))
-        return result
-
-    def constant(self, name: str, values: Any) -> gs.Constant:
-        return gs.Constant(name, np.asarray(values))
-
-    def pair(
-        self, x: gs.Tensor, site: str, scale: float = 0.1, point: int = 0, kind: Any = np.uint8
-    ) -> gs.Tensor:
-        """QuantizeLinear and DequantizeLinear with operands of their own."""
-        operands = [
-            self.constant(f"{site}.scale", np.float32(scale)),
-            self.constant(f"{site}.zero_point", kind(point)),
-        ]
-        codes, values = gs.Variable(f"{site}.codes", kind), gs.Variable(site, np.float32)
-        self.graph.nodes += [
-            gs.Node("QuantizeLinear", f"{site}/QuantizeLinear", {}, [x, *operands], [codes]),
-            gs.Node(
-                "DequantizeLinear", f"{site}/DequantizeLinear", {}, [codes, *operands], [values]
-            ),
-        ]
-        return values
-
-    def weight(self, site: str, codes: Any, scale: Any, axis: int | None = None) -> gs.Tensor:
-        """Int8 codes behind a DequantizeLinear."""
-        scale = np.asarray(scale, np.float32)
-        inputs = [
-            self.constant(f"{site}.codes", np.asarray(codes, np.int8)),
-            self.constant(f"{site}.scale", scale),
-            self.constant(f"{site}.zero_point", np.zeros(scale.shape, np.int8)),
-        ]
-        result = gs.Variable(site, np.float32)
-        attrs = {} if axis is None else {"axis": axis}
-        self.graph.nodes.append(
-            gs.Node("DequantizeLinear", f"{site}/DequantizeLinear", attrs, inputs, [result])
-        )
-        return result
-
-    def conv(self, x: gs.Tensor, weight: gs.Tensor | None = None) -> gs.Tensor:
-        """A convolution of one channel, 2x2, with a float weight unless one is given."""
-        taken = self._taken["Conv"]
-        values = np.float32([[[[0.5, -1.0], [0.25, 2.0]]]])
-        return self.node("Conv", x, weight or self.constant(f"kernel_{taken}", values))
-
-    def done(self, *results: gs.Tensor) -> gs.Graph:
-        for result in results:
-            result.dtype = np.float32
-        self.graph.outputs = list(results)
-        return self.graph
-
-
-def ops(graph: gs.Graph) -> Counter[str]:
-    return Counter(node.op for node in graph.nodes)
-
-
-def results(graph: gs.Graph, level: Any = LEVELS.ORT_DISABLE_ALL) -> list[Any]:
-    """Unoptimized onnxruntime on fixed values that hit ties, borders and both signs."""
-    model = gs.export_onnx(graph.copy().cleanup().toposort())
-    model.ir_version = 8  # onnx may be newer than onnxruntime
-    model = onnx.shape_inference.infer_shapes(model)
-    onnx.checker.check_model(model, full_check=True)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    shape = graph.inputs[0].shape
-    count = int(np.prod(shape))
-    values = np.linspace(-3, 3, count, dtype=np.float32)
-    values[::3] = np.round(values[::3] * 20) / 20
-    return list(
-        session.run(None, {"x": np.random.default_rng(0).permutation(values).reshape(shape)})
-    )
-
-
-def rewritten(graph: gs.Graph, rewrite: Rewrite) -> gs.Graph:
-    """The graph after the pass, which must not have changed a single bit of what it computes."""
-    before = results(graph)
-    rewrite(graph)
-    after = results(graph)
-    assert len(before) == len(after)
-    for first, second in zip(before, after, strict=True):
-        np.testing.assert_array_equal(first, second)
-    graph.cleanup().toposort()
-    return graph
-
+from tests.graph.graph_sketch import LEVELS, Sketch, ops, results, rewritten
 
 # fold_transposed_weights
 
