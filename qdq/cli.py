@@ -122,6 +122,7 @@ def run(
 
         [calibrate]
         method = "mse"                    # or max, percentile, entropy, coverage, auto
+        tier = "best"                     # weights are repaired too; else "plain"
         batches = 8
 
         [sensitivity]                            # what each layer costs

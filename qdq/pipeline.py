@@ -34,6 +34,7 @@ from qdq.records.pictures import SitePicture
 from qdq.records.run import RunReport, SummaryRow
 from qdq.records.validation import LatencyReport, ValidationReport
 from qdq.registry import choose_one_of
+from qdq.repair.tiers import repairs_of
 from qdq.report.pictures import picture
 from qdq.staging import manifest_of, staged
 from qdq.targets import get
@@ -109,6 +110,7 @@ def _refuse_misspelled(recipe: Recipe, skip: Collection[str]) -> None:
     if recipe.finetune is not None and recipe.finetune.target is not None:
         get(recipe.finetune.target)
     METHODS[recipe.calibrate.method]
+    repairs_of(recipe.calibrate.tier, recipe.calibrate.repair)
     for stage in skip:
         if stage not in SKIPPABLE:
             raise RecipeError(
@@ -161,11 +163,14 @@ class _Job:
             ignore=recipe.insert.ignore,
             only=recipe.insert.only,
         )
-        self.tell(f"calibrate    {part.method}")
+        mended = ", ".join(sum(repairs_of(part.tier, part.repair), ()))
+        self.tell(f"calibrate    {part.method}" + (f", repairs: {mended}" if mended else ""))
         self.stages["calibrate"] = calibrate(
             self.model,
             self.train_data,
             method=part.method,
+            tier=part.tier,
+            repair=part.repair,
             batches=part.batches,
             progress=self.progress,
         )

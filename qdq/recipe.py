@@ -53,6 +53,8 @@ class CalibratePart(_Part):
     method: Annotated[str, Field(description="mse, max, percentile, entropy, coverage, auto")] = (
         "mse"
     )
+    tier: Annotated[str, Field(description="plain, or best: weights are repaired too")] = "plain"
+    repair: Annotated[tuple[str, ...], Field(description="repairs besides those of the tier")] = ()
     batches: Annotated[int | None, Field(ge=1, description="of the train split; all")] = None
 
 
@@ -80,6 +82,8 @@ class FinetunePart(_Part):
     trainable: Annotated[tuple[str, ...], Field(description="parameters that learn")] = ("*",)
     target: Annotated[str | None, Field(description="simulated; the first to export")] = None
     distill: Annotated[bool, Field(description="learn from the float model too")] = False
+    tier: Annotated[str, Field(description="plain, or best: weights are repaired too")] = "plain"
+    repair: Annotated[tuple[str, ...], Field(description="repairs besides those of the tier")] = ()
     batches: Annotated[int | None, Field(ge=1, description="of the train split; all")] = None
     val_batches: Annotated[int, Field(ge=0, description="last ones kept to judge epochs by")] = 8
 

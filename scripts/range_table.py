@@ -1,8 +1,7 @@
 """How good each way to choose ranges is: top-1 and SQNR of the logits, as onnxruntime runs it.
 
 Takes trained nets and images from $QDQ_DATA. One pass over 512 train images counts for all methods
-(SqueezeNet: 250 images, out of those it is tested on); no label is looked at. Each method is
-written for both targets; onnxruntime runs TensorRT's form correctly, if slowly.
+(SqueezeNet: 250, of those it is tested on), without labels; tier "best" also repairs weights.
 """
 
 import argparse
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from real_nets import NETS, in_onnxruntime, in_torch
+from real_nets import NETS, Batches, in_onnxruntime, in_torch
 from torch import nn
 
 import qdq
@@ -24,11 +23,14 @@ CALIBRATED, TARGETS = 512, ("onnxruntime", "tensorrt")
 HEAD = "| model | images | method | target | top-1 | SQNR, dB |\n|---|---|---|---|---|---|"
 
 
-def prepared(model: nn.Module, methods: list[str]) -> Iterator[str]:
+def prepared(model: nn.Module, methods: list[str], train: Batches) -> Iterator[str]:
     """The name of each way to quantize, while the model stands ready to be written that way."""
+    qdq.calibrate(model, train, progress=False)
     for method in methods:
         qdq.choose_ranges(model, method)
         yield method
+    qdq.calibrate(model, train, tier="best", progress=False)
+    yield "mse, tier best"
 
 
 def rows(name: str, count: int, methods: list[str], path: Path) -> Iterator[dict[str, Any]]:
@@ -38,9 +40,8 @@ def rows(name: str, count: int, methods: list[str], path: Path) -> Iterator[dict
     about, right = {"model": name, "images": len(labels)}, reference.argmax(1) == labels
     yield about | {"method": "float", "target": "", "top1": right.mean(), "sqnr_db": None}
     qdq.fuse(model)
-    qdq.insert(model, images[0])
-    qdq.calibrate(model, NETS[name].first("train", CALIBRATED)[0], progress=False)
-    for method in prepared(model, methods):
+    qdq.insert(model, images[0], target="onnxruntime")
+    for method in prepared(model, methods, NETS[name].first("train", CALIBRATED)[0]):
         for target in TARGETS:
             qdq.export_onnx(model, images[0], path, target=target)
             logits = in_onnxruntime(path, images)
@@ -61,9 +62,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="how many to test on (all)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS], help="(all)")
     parser.add_argument("--out", type=Path, help="table to write, .md or .json (none)")
-    args = parser.parse_args()
+    args, table = parser.parse_args(), list[dict[str, Any]]()
     warnings.simplefilter("ignore")  # torch deprecates the exporter that writes opset 13
-    table: list[dict[str, Any]] = []
     print(HEAD)
     with tempfile.TemporaryDirectory() as folder:
         for name in [args.model] if args.model else NETS:

@@ -45,6 +45,11 @@ def calibrate(
         str,
         typer.Option(help="How ranges are chosen: mse, max, percentile, entropy, coverage, auto."),
     ] = "mse",
+    tier: Annotated[str, typer.Option(help="plain, or best: weights are repaired too.")] = "plain",
+    repair: Annotated[
+        list[str] | None,
+        typer.Option(help="bias, equalization, migration, propagation, rounding; repeat."),
+    ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Take what FILES counted instead of --data.")
     ] = False,
@@ -116,7 +121,8 @@ def calibrate(
         else:
             source = open_data(data or "", batch_size, images)
             origin = origin_of(net, share=part)
-            report = run(net, _share_of(source, part, batches), method=method)
+            own = _share_of(source, part, batches)
+            report = run(net, own, method=method, tier=tier, repair=repair or ())
             origin = replace(origin, batches=report.batches, samples=report.samples)
         if model_file is not None:
             save(net, model_file)

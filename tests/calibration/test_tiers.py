@@ -1,0 +1,120 @@
+"""calibrate with repairs: which run, when, on what, and what the report says of them."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qdq
+from qdq.errors import InputError, RegistryError
+from qdq.repair import REPAIRS
+from qdq.repair.tiers import TIERS, repairs_of
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4)
+    ).eval()
+    qdq.insert(model, X, target="onnxruntime")
+    return model
+
+
+X = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def batches(count: int = 4) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(count):
+        yield torch.rand(16, 3, 6, 6, generator=generator)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: each.detach().clone() for name, each in model.named_parameters()}
+
+
+def test_a_plain_calibration_changes_no_weight() -> None:
+    model = net()
+    before = weights(model)
+    report = qdq.calibrate(model, batches(), progress=False)
+    assert report.repairs == ()
+    assert all(torch.equal(each, before[name]) for name, each in weights(model).items())
+
+
+def test_the_best_tier_is_what_the_repairs_do_one_by_one() -> None:
+    model, twin = net(), net()
+    report = qdq.calibrate(model, list(batches()), tier="best", progress=False)
+    qdq.calibrate(twin, list(batches()), progress=False)
+    rows = [row for name in TIERS["best"] for row in REPAIRS[name](twin, list(batches()))]
+    assert list(report.repairs) == rows
+    assert {row.layer for row in rows} == {"0", "2", "5"}
+    assert all(row.after_db >= row.before_db for row in rows)
+    wanted = weights(twin)
+    assert all(torch.equal(each, wanted[name]) for name, each in weights(model).items())
+    assert str(report).endswith("; repaired by rounding")
+
+
+def test_a_generator_is_enough_for_several_passes() -> None:
+    model, twin = net(), net()
+    names = ["bias", "rounding", "propagation", "equalization"]
+    qdq.calibrate(model, batches(), repair=names, batches=3, progress=False)
+    qdq.calibrate(twin, list(batches(3)), repair=names, progress=False)
+    wanted = weights(twin)
+    assert all(torch.equal(each, wanted[name]) for name, each in weights(model).items())
+
+
+def test_repairs_run_in_the_order_that_makes_sense_whatever_order_is_asked_for() -> None:
+    asked = ["bias", "propagation", "migration", "rounding", "equalization"]
+    before, after = repairs_of("plain", asked)
+    assert before == ("equalization", "migration")
+    assert after == ("propagation", "rounding", "bias")
+    assert sorted([*before, *after]) == sorted(REPAIRS)
+    assert repairs_of("best", ["bias"]) == ((), ("rounding", "bias"))
+
+
+def test_the_report_has_the_ranges_that_propagation_left() -> None:
+    model = net()
+    report = qdq.calibrate(model, list(batches()), repair=["propagation"], progress=False)
+    sites = qdq.quantizers(model)
+    for row in report.rows:
+        assert (row.amin, row.amax) == (float(sites[row.site].amin), float(sites[row.site].amax))
+    moved = [row for row in report.rows if row.method == "propagation"]
+    assert moved
+    assert all(row.why.startswith("propagation: after mse clips ") for row in moved)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"tier": "bets"}, "no tier 'bets'\n  fix: did you mean 'best'"),
+        ({"repair": ["roundin"]}, "no repair 'roundin'\n  fix: did you mean 'rounding'"),
+    ],
+)
+def test_a_misspelled_name_costs_no_pass_over_the_data(asked: dict[str, object], said: str) -> None:
+    read: list[Tensor] = []
+
+    def data() -> Iterator[Tensor]:
+        for batch in batches():
+            read.append(batch)
+            yield batch
+
+    with pytest.raises(RegistryError) as caught:
+        qdq.calibrate(net(), data(), **asked)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(said)
+    assert read == []
+
+
+def test_after_an_error_in_a_repair_weights_and_ranges_are_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_args: object, **_options: object) -> object:
+        raise InputError("cable pulled")
+
+    model = net()
+    before = weights(model)
+    monkeypatch.setitem(REPAIRS, "bias", broken)
+    with pytest.raises(InputError, match="cable pulled"):
+        qdq.calibrate(model, list(batches()), repair=["rounding", "bias"], progress=False)
+    assert all(torch.equal(each, before[name]) for name, each in weights(model).items())
+    assert all(q.amax is None for q in qdq.quantizers(model).values())
