@@ -29,7 +29,7 @@ from qdq.numerics.thresholds import METHODS, Choice, choose
 from qdq.progress import track
 from qdq.records.calibration import CalibrationReport, RangeRow
 from qdq.repair.layers import Reading, Step
-from qdq.repair.tiers import mend, repairs_of
+from qdq.repair.tiers import TIERS, keep_the_best, mend, repairs_of
 
 _HISTOGRAMS = "_qdq_histograms"
 
@@ -68,9 +68,10 @@ def calibrate(
         batches: read so many at most; None for all.
         device: where to move the batches; None: where the model is.
         step: step(model, batch) runs the forward of a batch of another form.
-        tier: "plain", or "best": also every repair of weights that pays, see `qdq.repair`.
-        repair: names of repairs to run besides: "bias", "equalization", "migration",
-            "propagation", "rounding". Each reads the data once more; parameters change.
+        tier: "plain", or "best": try the repairs of weights, "rounding" and on top "bias", and
+            keep what brings the outputs on the last quarter of the batches closer to float ones.
+        repair: repairs to run in any case: "bias", "equalization", "migration", "propagation",
+            "rounding"; see `qdq.repair`. Each reads the data again; parameters change.
         resume: a file that keeps what was counted, made where it is missing. Found there, the
             batches that it holds are skipped: call again after a crash, with the same data.
         save_every: batches between two writes of that file.
@@ -93,7 +94,7 @@ def calibrate(
         METHODS[method]  # a misspelled name must not cost a pass over the data
         before, after = repairs_of(tier, repair)
         require_eval(model, "calibrate")
-        if before or after:
+        if before or after or TIERS[tier]:
             reading = _all_of(reading, alone=share[1] == 1 or shard)
         mended = mend(model, reading, before)
         path = None if resume is None else Path(resume)
@@ -106,6 +107,7 @@ def calibrate(
         counted = origin.batches, origin.samples
     rows = _choose(model, method, found)
     mended += mend(model, reading, after)
+    mended += keep_the_best(model, reading, TIERS[tier])
     return CalibrationReport(method, *counted, _refined(rows, model), mended)
 
 

@@ -31,7 +31,7 @@ def atomic(change: Callable[P, R]) -> Callable[P, R]:
         model = args[0] if args else kwargs.get("model")
         if not isinstance(model, nn.Module):
             return change(*args, **kwargs)  # which knows best what is wrong with it
-        before = _State(model)
+        before = Snapshot(model)
         try:
             return change(*args, **kwargs)
         except BaseException:
@@ -41,8 +41,8 @@ def atomic(change: Callable[P, R]) -> Callable[P, R]:
     return whole
 
 
-class _State:
-    """Everything that a change may touch, by reference."""
+class Snapshot:
+    """Everything of a model that a change may touch, and of torch, by reference."""
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [
@@ -54,6 +54,7 @@ class _State:
         self._modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
 
     def restore(self) -> None:
+        """Put all of it back."""
         for module, kind, attributes, tables in self._modules:
             module.__class__ = kind
             vars(module).clear()

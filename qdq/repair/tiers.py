@@ -1,39 +1,51 @@
-"""Which repairs run, and in which order."""
+"""Which repairs run, in which order, and which of them a tier keeps."""
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from qdq.data import Window, length, tensors_of
+from qdq.errors import InputError
+from qdq.insertion.undo import Snapshot
 from qdq.records.calibration import RepairRow
 from qdq.registry import Registry
-from qdq.repair.layers import Reading
-from qdq.repair.repairs import REPAIRS
+from qdq.repair.layers import Reading, forwards, observed
+from qdq.repair.repairs import REPAIRS, decibels
 
 # The float weights first; then ranges, of which rounding needs those of the inputs; last the
 # biases, which make good what all others leave.
 BEFORE = ("equalization", "migration")
 AFTER = ("propagation", "rounding", "bias")
 
+# Tried one on top of the other, see `keep_the_best`.
 TIERS: Registry[str, tuple[str, ...]] = Registry("tier")
 TIERS["plain"] = ()
-# On every net that was tried it gains; "bias" and "propagation" gain on some and lose on others.
-TIERS["best"] = ("rounding",)
+TIERS["best"] = ("rounding", "bias")
+JUDGED = 4  # one batch in so many judges
 
 
 def repairs_of(tier: str, repair: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the repairs to run before ranges are chosen, and after, each in order.
+    """Names of the repairs of `repair` to run before ranges are chosen, and after, in order.
 
     Args:
-        tier: a name in `TIERS`.
-        repair: names in `REPAIRS`, on top of those of the tier.
+        tier: a name in `TIERS`, whose own repairs are tried behind them.
+        repair: names in `REPAIRS`.
 
     Raises:
         RegistryError: no such tier or repair.
+        InputError: a repair that the tier tries by itself.
     """
-    wanted = {*TIERS[tier], *repair}
-    for name in wanted:
+    tried = TIERS[tier]
+    for name in repair:
         REPAIRS[name]
-    before, after = (tuple(n for n in names if n in wanted) for names in (BEFORE, AFTER))
+        if name in tried:
+            raise InputError(
+                f"tier={tier!r} tries {name!r} by itself, and keeps it where it helps",
+                fix=f"leave {name!r} out of repair=, or pass tier='plain' to have it in any case",
+            )
+    before, after = (tuple(n for n in names if n in repair) for names in (BEFORE, AFTER))
     return before, after
 
 
@@ -59,3 +71,53 @@ def mend(model: nn.Module, reading: Reading, names: Iterable[str]) -> tuple[Repa
             progress=reading.progress,
         )
     return tuple(rows)
+
+
+def keep_the_best(
+    model: nn.Module, reading: Reading, names: Iterable[str]
+) -> tuple[RepairRow, ...]:
+    """Run repairs one on top of the other, and go back to where the outputs were best.
+
+    What helps one net harms another by some tenths of a dB. So the last quarter of the batches,
+    from which no repair learns, judges: by the SQNR of the outputs against the float ones. With
+    fewer than four batches, or an unknown number, nothing is tried.
+
+    Args:
+        model: after `insert`, with ranges.
+        reading: data that can be read several times.
+        names: in `REPAIRS`.
+
+    Returns:
+        What the repairs that were kept did to each layer.
+    """
+    known = length(reading.data, reading.batches)
+    if known is None or known < JUDGED:
+        return ()
+    start = known - known // JUDGED
+    learning = replace(reading, data=Window(reading.data, 0, start), batches=None)
+    judging = replace(reading, data=Window(reading.data, start, known), batches=None)
+    with observed(model, {}):
+        wanted = _outputs(model, judging)
+    best, kept = _sqnr(wanted, _outputs(model, judging)), Snapshot(model)
+    rows: tuple[RepairRow, ...] = ()
+    tried: tuple[RepairRow, ...] = ()
+    for name in names:
+        tried += mend(model, learning, [name])
+        found = _sqnr(wanted, _outputs(model, judging))
+        if found > best:
+            best, kept, rows = found, Snapshot(model), tried
+    kept.restore()
+    return rows
+
+
+def _outputs(model: nn.Module, reading: Reading) -> list[Tensor]:
+    """Every float tensor that the model gives, batch by batch."""
+    results = [forward() for forward in forwards(model, reading, "judging")]
+    return [each for each in tensors_of(results) if each.is_floating_point()]
+
+
+def _sqnr(wanted: list[Tensor], found: list[Tensor]) -> float:
+    """Of all outputs together, dB."""
+    pairs = [(a.double(), b.double()) for a, b in zip(wanted, found, strict=True)]
+    signal = sum(float(a.square().sum()) for a, _ in pairs)
+    return decibels(signal, sum(float(torch.dist(a, b)) ** 2 for a, b in pairs))
