@@ -282,14 +282,14 @@ def _collector(model: nn.Module, state: Resumption) -> Collector:
 def _observed(model: nn.Module, collector: Collector) -> Iterator[None]:
     """Every activation quantizer shows its tensor to the collector instead of quantizing it."""
     sites = _activations(model).values()
-    try:
-        for quantizer in sites:
-            quantizer.observer = collector.observe
-        with Clamps(collector):
+    with Clamps(collector):
+        try:
+            for quantizer in sites:
+                quantizer.observer = collector.observe
             yield
-    except BaseException:
-        callsites.reset()
-        raise
-    finally:
-        for quantizer in sites:
-            quantizer.observer = None
+        except BaseException:
+            callsites.reset()
+            raise
+        finally:
+            for quantizer in sites:
+                quantizer.observer = None

@@ -39,7 +39,8 @@ class TensorQuantizer(nn.Module):
         site: its dotted name in the model it was inserted into.
         limits: where an activation clamps the tensor right after this site (a ReLU: 0, inf), the
             ends of that clamp: the range never reaches past them.
-        observer: called with (site, x) instead of quantizing, while calibration looks on.
+        observer: called with (site, x), whatever the limits, instead of quantizing, while
+            calibration looks on.
     """
 
     _amin: Tensor | None

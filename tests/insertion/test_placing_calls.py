@@ -117,10 +117,10 @@ INTEGER: dict[str, Counter[str]] = {
     "SiLU": Counter(QLinearConv=2),
     "functional": Counter(QLinearConv=2, QLinearAveragePool=1, QGemm=1, MatMulIntegerToFloat=1),
     "residual": Counter(QLinearConv=4, QLinearAdd=1),
-    "attention": Counter(MatMulIntegerToFloat=4),
+    "attention": Counter(MatMulIntegerToFloat=1, QGemm=3),
     "channel shuffle": Counter(QLinearConv=3, QLinearConcat=2, QGemm=1),
     "bilinear": Counter(QLinearConv=3),
-    "einsum": Counter(MatMulIntegerToFloat=2, QGemm=1),
+    "einsum": Counter(MatMulIntegerToFloat=1, QGemm=2),
 }
 
 

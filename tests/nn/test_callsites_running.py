@@ -171,7 +171,7 @@ def test_an_interrupted_stage_leaves_torch_clean_at_once(stage: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             STAGES[stage](model)
         assert torch.overrides._get_current_function_mode_stack() == [watching]
-    assert seen == [2]
+    assert seen == [3 if stage == "calibrate" else 2]  # it follows ReLUs too
 
 
 def test_two_threads_run_two_models_at_once() -> None:

@@ -64,8 +64,12 @@ def _fold_once(graph: gs.Graph) -> int:
 
 
 def _is_unknown(values: Array) -> Array:
-    low: Array = (values <= -_UNKNOWN) & (values >= -_UNKNOWN * _NAMES) & (values % _UNKNOWN == 0)
-    return low if np.issubdtype(values.dtype, np.number) else np.zeros(values.shape, bool)
+    if not np.issubdtype(values.dtype, np.number):
+        return np.zeros(values.shape, bool)
+    with np.errstate(invalid="ignore"):  # infinities have no remainder
+        whole: Array = values % _UNKNOWN == 0
+    whole &= (values <= -_UNKNOWN) & (values >= -_UNKNOWN * _NAMES)
+    return whole
 
 
 def _numbers(shape: Iterable[object] | None, names: dict[object, int]) -> Array | None:
