@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qdq import compat, nn, targets
+    from qdq import compat, graph, nn, targets
     from qdq.analysis.measuring import sensitivity
     from qdq.calibration.choosing import calibrate, choose_ranges
     from qdq.errors import QdqError
@@ -39,6 +39,7 @@ _HOMES = {
     "export_onnx": "qdq.export.writing",
     "finetune": "qdq.training.finetuning",
     "fuse": "qdq.insertion.fusing",
+    "graph": "",
     "initialize": "qdq.insertion.initializing",
     "initialized": "qdq.insertion.initializing",
     "insert": "qdq.insertion.replacing",
@@ -67,6 +68,7 @@ __all__ = [
     "export_onnx",
     "finetune",
     "fuse",
+    "graph",
     "initialize",
     "initialized",
     "insert",

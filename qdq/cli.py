@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from qdq.commands.calibration import calibrate
+from qdq.commands.linting import lint
 from qdq.commands.models import example_inputs, inserted_model
 from qdq.errors import InputError, QdqError
 
@@ -61,6 +62,10 @@ def root(
 
     `qdq calibrate models.lenet:lenet_digits --data digits --out lenet.safetensors` inserts them
     and chooses their ranges.
+
+    **Anyone's Q/DQ file:**
+
+    `qdq lint model.onnx --target tensorrt` names every rule of the runtime that it breaks.
     """
 
 
@@ -240,6 +245,7 @@ def insert(
 
 
 app.command()(calibrate)
+app.command()(lint)
 
 
 def _data_key(data: str | None) -> str:
