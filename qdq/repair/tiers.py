@@ -74,7 +74,7 @@ def mend(model: nn.Module, reading: Reading, names: Iterable[str]) -> tuple[Repa
 
 
 def keep_the_best(
-    model: nn.Module, reading: Reading, names: Iterable[str]
+    model: nn.Module, reading: Reading, names: Collection[str]
 ) -> tuple[RepairRow, ...]:
     """Run repairs one on top of the other, and go back to where the outputs were best.
 
@@ -91,7 +91,7 @@ def keep_the_best(
         What the repairs that were kept did to each layer.
     """
     known = length(reading.data, reading.batches)
-    if known is None or known < JUDGED:
+    if not names or known is None or known < JUDGED:
         return ()
     start = known - known // JUDGED
     learning = replace(reading, data=Window(reading.data, 0, start), batches=None)

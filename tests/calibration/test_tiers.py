@@ -36,10 +36,13 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: each.detach().clone() for name, each in model.named_parameters()}
 
 
-def test_a_plain_calibration_changes_no_weight() -> None:
+def test_a_plain_calibration_changes_no_weight_and_runs_each_batch_once() -> None:
     model = net()
     before = weights(model)
-    report = qdq.calibrate(model, batches(), progress=False)
+    runs: list[object] = []
+    model.register_forward_hook(lambda *_: runs.append(None))
+    report = qdq.calibrate(model, list(batches(5)), progress=False)
+    assert len(runs) == 5
     assert report.repairs == ()
     assert all(torch.equal(each, before[name]) for name, each in weights(model).items())
 
