@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from qdq.commands.calibration import calibrate
+from qdq.commands.difference import diff
+from qdq.commands.explanation import explain
 from qdq.commands.linting import lint
 from qdq.commands.models import example_inputs, inserted_model
 from qdq.errors import InputError, QdqError
@@ -66,6 +68,8 @@ def root(
     **Anyone's Q/DQ file:**
 
     `qdq lint model.onnx --target tensorrt` names every rule of the runtime that it breaks.
+
+    `qdq explain model.onnx` says in which numbers every node runs; `qdq diff a.onnx b.onnx` compares.
     """
 
 
@@ -246,6 +250,8 @@ def insert(
 
 app.command()(calibrate)
 app.command()(lint)
+app.command()(explain)
+app.command()(diff)
 
 
 def _data_key(data: str | None) -> str:

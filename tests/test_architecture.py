@@ -105,6 +105,7 @@ def loaded_after(statement: str) -> set[str]:
         "import qdq.records.decisions, qdq.targets.placement",
         "import qdq.numerics.histogram, qdq.numerics.thresholds, qdq.numerics.distance",
         "import qdq; qdq.graph.lint",
+        "import qdq; qdq.graph.explain, qdq.graph.diff",
         "import qdq.graph.passes, qdq.graph.files, qdq.graph.lowering, qdq.graph.coverage",
         "import qdq.graph.speed",
         "import qdq.report.page, qdq.report.table",

@@ -7,11 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qdq.graph.differing.difference import diff
+    from qdq.graph.explaining.explanation import explain
     from qdq.graph.linting.judging import lint
 
-_HOMES = {"lint": "qdq.graph.linting.judging"}
+_HOMES = {
+    "diff": "qdq.graph.differing.difference",
+    "explain": "qdq.graph.explaining.explanation",
+    "lint": "qdq.graph.linting.judging",
+}
 
-__all__ = ["lint"]
+__all__ = ["diff", "explain", "lint"]
 
 
 def __getattr__(name: str) -> Any:

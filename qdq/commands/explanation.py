@@ -1,0 +1,127 @@
+"""`qdq explain`: in which numbers every node of a file runs, and why."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qdq.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from qdq.records.explanation import ExplanationReport, Fate, NodeRow
+
+_SHOWN = 400  # lines of a table; --json holds all
+_STYLES: "dict[Fate, str]" = {
+    "integer": "green",
+    "float": "yellow",
+    "convert": "cyan",
+    "index": "dim",
+    "folded": "dim",
+    "removed": "dim",
+}
+
+
+def explain(
+    file: Annotated[Path, typer.Argument(help="An ONNX file, whoever wrote it.")],
+    target: Annotated[str, typer.Option(help="onnxruntime or tensorrt.")] = "onnxruntime",
+    runs: Annotated[int, typer.Option(help="Time each kernel of onnxruntime in so many.")] = 0,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a dimension that varies, NAME=8, else 1; repeat."),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--all", help="Also show constants, and pairs that cost nothing.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="The explanation, as JSON.")] = None,
+) -> None:
+    """Say of every node of FILE in which numbers it runs, in which kernel, and what kept it float.
+
+    A node
+
+        integer   computes on codes
+        float     computes on floats; the rule says what is missing
+        convert   makes codes of floats or floats of codes, in every run
+        index     computes sizes, indices or truth values
+        folded    constant, computed once
+        removed   nothing is left to do for it
+
+    Of onnxruntime it is read from the graph that its CPU provider makes of the file; of TensorRT,
+    which need not be here, predicted from its rules.
+
+    **Examples**
+
+        qdq explain model.onnx
+
+        qdq explain model.onnx --runs 100 --size batch=8
+
+        qdq explain model.onnx --target tensorrt --json explained.json
+    """
+    from contextlib import ExitStack
+
+    from qdq.graph.explaining.explanation import explain as ask
+    from qdq.records.base import to_json_text, written_whole
+
+    sizes = _sizes(size or ())
+    with ExitStack() as opened:  # told before any work if it cannot be written
+        json_file = None if json is None else opened.enter_context(written_whole(json))
+        report = ask(file, target, runs=runs, sizes=sizes)
+        if json_file is not None:
+            json_file.write_text(to_json_text(report.to_dict()), encoding="utf-8")
+    _show(report, whole=whole)
+
+
+def _sizes(texts: Sequence[str]) -> dict[str, int]:
+    """NAME=8 as a name and a number."""
+    sizes = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal() or int(number) < 1:
+            raise InputError(
+                f"--size {text!r} is no dimension and its length", fix="write --size batch=8"
+            )
+        sizes[name] = int(number)
+    return sizes
+
+
+def _show(report: "ExplanationReport", *, whole: bool) -> None:
+    """Print one row per node, one per kernel if they were timed, and the sums."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    rows = [row for row in report.rows if whole or not _is_free(row)]
+    table = _table("node", "op", "runs", "kernel", "rule", "why", "MACs")
+    for row in rows[:_SHOWN]:
+        macs = "" if row.macs is None else f"{row.macs:,}"
+        cells = (row.name, row.op, row.fate, row.kernel, row.rule, row.why, macs)
+        table.add_row(*cells, style=_STYLES[row.fate])
+    console.print(table)
+    if len(rows) > _SHOWN:
+        console.print(f"and {len(rows) - _SHOWN} more: --json FILE holds all")
+    timed = [each for each in report.kernels if each.microseconds is not None]
+    if timed:
+        table = _table("us", "kernel", "runs", "does the work of")
+        for kernel in sorted(timed, key=lambda each: -(each.microseconds or 0))[:_SHOWN]:
+            near = f"(added for {kernel.near})" if kernel.near else "(added)"
+            names = ", ".join(kernel.nodes) or near
+            table.add_row(f"{kernel.microseconds:,.0f}", kernel.op, kernel.fate, names)
+        console.print(table)
+    console.print(str(report))
+
+
+def _is_free(row: "NodeRow") -> bool:
+    """Whether a node takes no time of its own and no user asks what became of it."""
+    pair = row.op in ("QuantizeLinear", "DequantizeLinear")
+    return row.fate == "folded" or (pair and row.fate in ("integer", "removed"))
+
+
+def _table(*headings: str) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
