@@ -69,7 +69,8 @@ def root(
 
     `qdq lint model.onnx --target tensorrt` names every rule of the runtime that it breaks.
 
-    `qdq explain model.onnx` says in which numbers every node runs; `qdq diff a.onnx b.onnx` compares.
+    `qdq explain model.onnx` says in which numbers every node runs; `qdq diff a.onnx b.onnx`
+    compares two.
     """
 
 

@@ -159,6 +159,13 @@ def test_kept_histograms_give_the_ranges_of_another_method(
     assert (tmp_path / "again").read_bytes() == (tmp_path / "anew").read_bytes()
 
 
+def test_the_best_tier_is_that_of_python(call: Call, tmp_path: Path) -> None:
+    code, _, err = call(*GIVEN, *DATA, "--tier", "best", "--json", "report.json")
+    assert code == 0, err
+    _, wanted = calibrated(method="mse", tier="best")
+    assert json.loads((tmp_path / "report.json").read_text()) == wanted.to_dict()  # type: ignore[attr-defined]
+
+
 def test_batches_are_counted_before_they_are_shared(call: Call) -> None:
     assert call(*GIVEN, *DATA, "--batches", "3", "--share", "0/2", "--histograms", "h")[0] == 0
     assert load_histograms("h")[1].batches == 2
@@ -271,6 +278,26 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str]] = {
         ("Eager", "--merge", "none.hist", *OUT),
         "InputError: torch.fx cannot follow this model's forward",
         "pass --shape 1,3,224,224 or --data",
+    ),
+    "repairs of what others counted": (
+        (*GIVEN, "--merge", "none.hist", "--tier", "best", *OUT),
+        "InputError: --tier and --repair need all the data, and here is a share or none",
+        "repair with --data alone, on one machine",
+    ),
+    "repairs on a share": (
+        (*GIVEN, *DATA, "--share", "0/2", "--repair", "bias", *OUT),
+        "InputError: --tier and --repair need all the data, and here is a share or none",
+        "repair with --data alone, on one machine",
+    ),
+    "counts of weights that nobody else has": (
+        (*GIVEN, *DATA, "--repair", "equalization", "--histograms", "h"),
+        "InputError: --histograms would be of scaled weights that no other run has",
+        "leave --histograms or --repair equalization and migration out",
+    ),
+    "a tier that is none": (
+        (*GIVEN, *DATA, "--tier", "bets", *OUT),
+        "RegistryError: no tier 'bets'",
+        "did you mean 'best'",
     ),
     "no folder to write to": (
         (*GIVEN, *DATA, "--out", "none/o"),

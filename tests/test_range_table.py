@@ -94,7 +94,7 @@ def test_the_table_in_markdown_is_what_was_printed(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert out.read_text() == ended.stdout
     lines = out.read_text().splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 7
     assert all(line.count("|") == 7 for line in lines)
     assert lines[2].startswith("| resnet20 | 40 | float |  |")
 

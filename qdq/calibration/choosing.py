@@ -1,16 +1,16 @@
 """calibrate: data through the float model, and a range for every site from what it saw."""
 
 import os
+import sys
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from qdq.calibration.collecting import Clamps, Collector
+from qdq.calibration.collecting import Clamps, Collector, site_and_entry
 from qdq.calibration.distribution import (
     failing_together,
     merged_over_ranks,
@@ -28,10 +28,8 @@ from qdq.numerics.histogram import Histogram
 from qdq.numerics.thresholds import METHODS, Choice, choose
 from qdq.progress import track
 from qdq.records.calibration import CalibrationReport, RangeRow
-from qdq.repair.layers import Reading, Step
-from qdq.repair.tiers import TIERS, keep_the_best, mend, repairs_of
-
-_HISTOGRAMS = "_qdq_histograms"
+from qdq.repair.layers import HISTOGRAMS, Reading, Step
+from qdq.repair.tiers import TIERS, judges_of, keep_the_best, mend, repairs_of
 
 
 @atomic
@@ -82,7 +80,7 @@ def calibrate(
     Raises:
         InputError: no batch, a batch of another form, NaN, or one the model does not take; or
             `resume` is a file of other data, of another model or of none; or repairs are asked
-            for where no process has all the data.
+            for where no process has all the data, or a tier where nothing can judge them.
         CalibrationError: an active site saw nothing, or NaN inside the model; or another process
             failed.
         RegistryError: no such method, tier or repair.
@@ -96,6 +94,8 @@ def calibrate(
         require_eval(model, "calibrate")
         if before or after or TIERS[tier]:
             reading = _all_of(reading, alone=share[1] == 1 or shard)
+        if TIERS[tier]:
+            judges_of(reading)
         mended = mend(model, reading, before)
         path = None if resume is None else Path(resume)
         state = Resumption(model, path, every=save_every, share=share)
@@ -137,7 +137,7 @@ def histograms_of(model: nn.Module) -> dict[str, Histogram]:
     Raises:
         StepError: the model was not calibrated in this process.
     """
-    histograms: dict[str, Histogram] | None = getattr(model, _HISTOGRAMS, None)
+    histograms: dict[str, Histogram] | None = getattr(model, HISTOGRAMS, None)
     if histograms is None:
         raise StepError(
             "this model keeps no histograms",
@@ -167,8 +167,8 @@ def _choose(
         choices = [_choice(hist, method, 2**spec.bits - 1, known) for hist in seen[site]]
         ends = torch.tensor([(choice.amin, choice.amax) for choice in choices]).T
         sites[site].set_range(*(ends if spec.keep_axis is not None else ends[:, 0]), device=device)
-        rows.append(_row(site, choices, seen[site]))
-    setattr(model, _HISTOGRAMS, dict(histograms))
+        rows.append(_row(site, ends, choices, seen[site]))
+    setattr(model, HISTOGRAMS, dict(histograms))
     return tuple(rows)
 
 
@@ -176,8 +176,8 @@ def _by_site(histograms: Mapping[str, Histogram]) -> dict[str, list[Histogram]]:
     """Site -> its histogram, or those of its entries in order."""
     found: dict[str, dict[int, Histogram]] = {}
     for name, hist in histograms.items():
-        site, _, entry = name.partition("[")
-        found.setdefault(site, {})[int(entry.rstrip("]") or 0)] = hist
+        site, entry = site_and_entry(name)
+        found.setdefault(site, {})[entry] = hist
     return {site: [entries[i] for i in sorted(entries)] for site, entries in found.items()}
 
 
@@ -189,11 +189,11 @@ def _choice(hist: Histogram, method: str, levels: int, known: dict[Hashable, Cho
     return known[key]
 
 
-def _row(site: str, choices: list[Choice], seen: list[Histogram]) -> RangeRow:
+def _row(site: str, ends: torch.Tensor, choices: list[Choice], seen: list[Histogram]) -> RangeRow:
     return RangeRow(
         site=site,
-        amin=min(choice.amin for choice in choices),
-        amax=max(choice.amax for choice in choices),
+        amin=float(ends[0].min()),  # in float32, as the quantizer holds it
+        amax=float(ends[1].max()),
         seen_min=min(hist.amin for hist in seen),
         seen_max=max(hist.amax for hist in seen),
         values=sum(hist.total for hist in seen),
@@ -234,9 +234,10 @@ def _all_of(reading: Reading, *, alone: bool) -> Reading:
             "repairs need all the data, and with shard=False each process has its own",
             fix="pass the same data in every process and shard=True; or repair in one process",
         )
-    if iter(reading.data) is not reading.data:
+    if not isinstance(reading.data, Iterator):
         return reading
-    return replace(reading, data=list(islice(reading.data, reading.batches)))
+    batches = [each for _, each in numbered(reading.data, limit=reading.batches)]
+    return replace(reading, data=batches)
 
 
 def _counted(
@@ -278,11 +279,18 @@ def _collector(model: nn.Module, state: Resumption) -> Collector:
     return collector
 
 
+def _eagerly() -> AbstractContextManager[object]:
+    """Compiled code would hide what it calls, and cannot count."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled; importing it takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+
+
 @contextmanager
 def _observed(model: nn.Module, collector: Collector) -> Iterator[None]:
     """Every activation quantizer shows its tensor to the collector instead of quantizing it."""
     sites = _activations(model).values()
-    with Clamps(collector):
+    with _eagerly(), Clamps(collector):
         try:
             for quantizer in sites:
                 quantizer.observer = collector.observe

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import TensorWeakRef
@@ -73,7 +74,7 @@ class Collector:
         """Start from what another collector had."""
         self.dropped.update(dropped)
         for name, hist in histograms.items():
-            site = name.partition("[")[0]
+            site, _ = site_and_entry(name)
             self._totals.setdefault(site, {}).setdefault(name, Total()).add(hist)
 
     def histograms(self) -> dict[str, Histogram]:
@@ -102,15 +103,16 @@ class Collector:
 
     def known(self, x: Tensor) -> Histogram | None:
         """The histogram of this very tensor, not written to since; None where nobody has it."""
-        if x.is_inference():  # such a tensor does not know whether it was written to
+        if not _has_identity(x):
             return None
         tensor, hist = self._counted.get(_identity(x), (None, None))
-        # One that is gone may have left its memory to another.
-        return None if tensor is None or tensor() is None else hist
+        alive = None if tensor is None else tensor()
+        # One that is gone, or was given other memory, may have left its own to x.
+        return hist if alive is not None and _identity(alive) == _identity(x) else None
 
     def remember(self, x: Tensor, hist: Histogram) -> None:
         """The histogram of x is this, for as long as the batch runs and x lives unchanged."""
-        if not x.is_inference():
+        if _has_identity(x):
             self._counted[_identity(x)] = TensorWeakRef(x), hist
 
     def _is_finite(self, site: str, hist: Histogram) -> bool:
@@ -135,12 +137,25 @@ class Clamps(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         limits = CLAMPS.get(getattr(func, "__name__", "").removesuffix("_"))
-        hist = None if limits is None or not args else self._collector.known(args[0])
+        x = args[0] if args and limits is not None else None
+        hist = self._collector.known(x) if isinstance(x, Tensor) else None
         result = func(*args, **kwargs)
-        if limits is not None and hist is not None:
+        if limits is not None and hist is not None and not not_finite(hist):
             self._collector.remember(result, clamped(hist, *limits))
         return result
 
 
 def _identity(x: Tensor) -> Identity:
-    return x.data_ptr(), x._version, x.shape, x.stride(), x.dtype
+    return x.data_ptr(), x._version, x.shape, x.stride(), x.dtype, x.is_neg()
+
+
+def _has_identity(x: Tensor) -> bool:
+    # An inference tensor does not know whether it was written to; others have no one memory.
+    return not (x.is_inference() or x.is_nested) and x.layout == torch.strided
+
+
+def site_and_entry(name: str) -> tuple[str, int]:
+    """`conv1.input[3]` -> ("conv1.input", 3); a site without entries has number 0."""
+    site, bracket, entry = name.rpartition("[")
+    numbered = bracket and entry.endswith("]") and entry[:-1].isdecimal()
+    return (site, int(entry[:-1])) if numbered else (name, 0)

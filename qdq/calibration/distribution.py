@@ -82,7 +82,7 @@ def failing_together() -> Iterator[None]:
     """
     try:
         yield
-    except Exception:
+    except BaseException:
         if rank_and_ranks()[1] > 1:
             _gathered_lengths(_FAILED, _FAILED)
         raise

@@ -9,6 +9,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from qdq.calibration.collecting import site_and_entry
 from qdq.calibration.origins import Origin, difference, merged_origin
 from qdq.errors import CalibrationError, InputError
 from qdq.insertion.weights import read_tensors, write_tensors
@@ -151,8 +152,7 @@ def _refused(what: str, path: str | os.PathLike[str]) -> InputError:
 
 def _known(site: str, origin: Origin) -> str:
     """Why the model that was counted cannot have this site, or a channel of it; "" if it can."""
-    whole, bracket, channel = site.rpartition("[")
-    name = whole if bracket and channel.removesuffix("]").isdecimal() else site
+    name, _ = site_and_entry(site)
     return "" if name in origin.sites else "the model that was counted has no such site"
 
 

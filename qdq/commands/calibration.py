@@ -107,6 +107,7 @@ def calibrate(
     images = Images(size, numbers(mean, "--mean"), numbers(std, "--std"))
     places = (out, ranges, histograms, json)
     _require_work(places, counted, data, shape, merge=merge)
+    _require_repairable((tier, *(repair or ())), part, histograms, merge=merge)
     with ExitStack() as opened:  # all or none, and told before any work if one cannot be written
         model_file, ranges_file, histograms_file, json_file = (
             None if place is None else opened.enter_context(written_whole(place))
@@ -169,6 +170,24 @@ def _require_work(
     for what, (found, fix) in wrong.items():
         if found:
             raise InputError(what, fix=fix)
+
+
+def _require_repairable(
+    asked: "Sequence[str]", part: tuple[int, int], histograms: Path | None, *, merge: bool
+) -> None:
+    """InputError where repairs would run on no data or on a share, or spoil what is kept."""
+    if asked == ("plain",):
+        return
+    if merge or part[1] > 1:
+        raise InputError(
+            "--tier and --repair need all the data, and here is a share or none",
+            fix="leave them out here; repair with --data alone, on one machine",
+        )
+    if histograms is not None and {"equalization", "migration"} & set(asked):
+        raise InputError(
+            "--histograms would be of scaled weights that no other run has",
+            fix="leave --histograms or --repair equalization and migration out",
+        )
 
 
 def _part(text: str) -> tuple[int, int]:

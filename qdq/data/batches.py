@@ -86,7 +86,10 @@ def _reading(data: Iterable[object]) -> Iterator[object]:
 
 def length(data: Iterable[object], limit: int | None = None) -> int | None:
     """How many batches `numbered` will give, where that is known."""
-    known = len(data) if isinstance(data, Sized) else None
+    try:
+        known = len(data) if isinstance(data, Sized) else None
+    except TypeError:  # a DataLoader has a length, and its IterableDataset may have none
+        known = None
     return known if limit is None or known is None else min(known, limit)
 
 

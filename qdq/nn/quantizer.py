@@ -101,10 +101,11 @@ class TensorQuantizer(nn.Module):
         if amax is None:
             self._amin = self._amax = None
             return
-        high = torch.as_tensor(amax, device=device).detach().clone().float()
-        low = (
-            None if amin is None else torch.as_tensor(amin, device=device).detach().clone().float()
-        )
+        with torch.inference_mode(False):  # else nothing could load into it later
+            high = torch.as_tensor(amax, device=device).detach().clone().float()
+            low = None
+            if amin is not None:
+                low = torch.as_tensor(amin, device=device).detach().clone().float()
         lowest = -high if low is None else low
         if lowest.shape != high.shape or (high.numel() > 1 and self.spec.keep_axis is None):
             shapes = f"{tuple(lowest.shape)} and {tuple(high.shape)}"

@@ -3,6 +3,7 @@
 On the CPU with numba (extra `fast`) in one pass of its own; else by torch, on any device.
 """
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, reduce
@@ -33,7 +34,7 @@ def count(x: Tensor) -> Histogram:
     Returns:
         Its ends are NaN where x holds NaN; an end that is zero is +0.0.
     """
-    values = in_memory_order(x.detach()).float()
+    values = in_memory_order(x.detach().resolve_neg()).float()
     if values.device.type != "cpu" or kernels.numba() is None:
         return _counted_by_torch(values)
     bits = values.view(torch.int32).numpy()
@@ -41,7 +42,7 @@ def count(x: Tensor) -> Histogram:
     if threads == 1 and len(bits) <= MOST:
         return _counted(bits)
     parts = np.array_split(bits, max(threads, -(-len(bits) // MOST)))
-    return reduce(merge, _pool(threads).map(_counted, parts))
+    return reduce(merge, _pool(threads, os.getpid()).map(_counted, parts))
 
 
 def _counted_by_torch(values: Tensor) -> Histogram:
@@ -116,7 +117,7 @@ def _scratch() -> _Scratch:
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:  # a fork has none of its parent's
     return ThreadPoolExecutor(threads)
 
 

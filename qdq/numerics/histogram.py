@@ -63,7 +63,9 @@ def merge(first: Histogram, second: Histogram) -> Histogram:
     counts = np.zeros(BINS, np.int64)
     counts[first.bins] += first.counts
     counts[second.bins] += second.counts
-    return from_counts(counts, min(first.amin, second.amin), max(first.amax, second.amax))
+    # NaN, wherever it stands, stays with numpy's minimum and maximum.
+    low, high = np.minimum(first.amin, second.amin), np.maximum(first.amax, second.amax)
+    return from_counts(counts, float(low), float(high))
 
 
 def clamped(hist: Histogram, low: float, high: float) -> Histogram:

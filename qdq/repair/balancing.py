@@ -13,7 +13,8 @@ from qdq.numerics.affine import fake_quantize, qparams, range_of
 from qdq.numerics.histogram import from_values
 from qdq.numerics.thresholds import METHODS
 from qdq.records.calibration import RepairRow
-from qdq.repair.layers import Reading, observe, patches, rows
+from qdq.repair.bias_correction import take_back
+from qdq.repair.layers import HISTOGRAMS, Reading, observe, patches, rows
 from qdq.repair.repairs import decibels
 from qdq.repair.streams import Stream, channels_read, layers_of, norms_of
 from qdq.sites import owner
@@ -43,6 +44,7 @@ def balance(
         method: what the rows say.
         reading: the data.
     """
+    take_back(model)  # a shift would not be scaled with its bias
     layers = layers_of(model)
     makers: dict[str, nn.Module] = {**norms_of(model), **layers}
     samples = {name: _Sample(layers[name]) for stream in found for name in stream.consumers}
@@ -56,6 +58,7 @@ def balance(
             result += [each.row(method, factors) for each in seen]
             _scale([makers[name] for name in stream.producers], seen, factors)
     if result:
+        vars(model).pop(HISTOGRAMS, None)  # of the tensors as they were
         for quantizer in quantizers(model).values():
             quantizer.set_range(None, None)
     return tuple(result)
@@ -102,7 +105,7 @@ class _Sample:
 
     def weights(self) -> Tensor:
         """(C,) largest |weight| that reads each channel."""
-        return self.scaled(torch.ones_like(self.largest)).abs().amax((1, 3)).reshape(-1)
+        return self.scaled(torch.ones_like(self.largest)).abs().amax((1, 3)).reshape(-1).float()
 
     def scaled(self, factors: Tensor) -> Tensor:
         """The weight times (C,) factors, as (groups, C_out / groups, C / groups, kernel)."""
@@ -114,7 +117,7 @@ class _Sample:
         """(signal, noise): sums of squares of the outputs and of their error, scaled so."""
         layer, x = self.layer, torch.cat(self.patches)
         of_weight, of_input = layer._weight_quantizer.spec, layer._input_quantizer.spec
-        weight = self.scaled(factors).reshape(layer.weight.shape)
+        weight = self.scaled(factors).float().reshape(layer.weight.shape)
         grid = qparams(*range_of(weight, of_weight.keep_axis), of_weight)
         x = x / factors.view(-1, *[1] * (x.dim() - 2))
         ends = METHODS["mse"](from_values(x.cpu().numpy()))

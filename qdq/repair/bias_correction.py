@@ -1,6 +1,6 @@
 """Bias correction: what quantization does to the mean of a channel goes into its bias."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -61,7 +61,7 @@ def correct_biases(
     """
     require_eval(model, "correct_biases")
     layers = {site: each for site, each in repairable(model).items() if each.bias is not None}
-    _take_back(model, layers)
+    take_back(model)
     means = {site: _Means(layer) for site, layer in layers.items()}
     for forward in forwards(model, Reading(data, batches, device, step, progress), "biases"):
         for each in means.values():
@@ -161,9 +161,10 @@ def _shown(means: Iterable[_Means], look: Callable[[_Means, Tensor], Tensor]) ->
         yield
 
 
-def _take_back(model: nn.Module, layers: Mapping[str, QuantWeighted]) -> None:
-    """Undo the last call's shifts, wherever the layer is still there."""
-    before: dict[str, Tensor] = getattr(model, _SHIFTS, {})
+def take_back(model: nn.Module) -> None:
+    """Undo the shifts of the last `correct_biases`, wherever the layer is still there."""
+    layers = {site: each for site, each in repairable(model).items() if each.bias is not None}
+    before: dict[str, Tensor] = vars(model).pop(_SHIFTS, {})
     for site, shift in before.items():
         if site in layers:
             _add_to_bias(layers[site], -shift)

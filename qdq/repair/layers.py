@@ -17,6 +17,7 @@ from qdq.nn import QuantWeighted, callsites
 from qdq.nn.quantizer import Observer
 from qdq.progress import track
 
+HISTOGRAMS = "_qdq_histograms"  # attribute of a model: what its last calibration counted
 Step: TypeAlias = Callable[[nn.Module, object], object]
 
 
@@ -120,7 +121,8 @@ def repairable(model: nn.Module) -> dict[str, QuantWeighted]:
     """Site of the input -> layer, of every layer whose products are quantized now.
 
     Left out are layers that share a weight or bias with another module, since what mends the one
-    would break the other, and products that are calls in a forward, `F.linear(x, self.table)`.
+    would break the other, those whose weight a hook computes anew (pruning, weight_norm), and
+    products that are calls in a forward, `F.linear(x, self.table)`.
 
     Args:
         model: after `insert` and `calibrate`.
@@ -137,6 +139,7 @@ def repairable(model: nn.Module) -> dict[str, QuantWeighted]:
         and isinstance(module, (_ConvNd, nn.Linear))
         and module._input_quantizer.on
         and module._weight_quantizer.on
+        and {"weight", "bias"} <= module._parameters.keys()  # neither is a hook's work
         and all(len(owners[id(each)]) == 1 for each in module.parameters(recurse=False))
     }
 

@@ -38,6 +38,8 @@ def repairs_of(tier: str, repair: Collection[str]) -> tuple[tuple[str, ...], tup
         InputError: a repair that the tier tries by itself.
     """
     tried = TIERS[tier]
+    if isinstance(repair, str):
+        raise InputError(f"repair={repair!r} is no list", fix=f"pass repair=[{repair!r}]")
     for name in repair:
         REPAIRS[name]
         if name in tried:
@@ -73,14 +75,31 @@ def mend(model: nn.Module, reading: Reading, names: Iterable[str]) -> tuple[Repa
     return tuple(rows)
 
 
+def judges_of(reading: Reading) -> tuple[int, int]:
+    """Number of the first batch that judges repairs, and of all batches.
+
+    Raises:
+        InputError: there are fewer than `JUDGED` batches, or nobody knows how many.
+    """
+    known = length(reading.data, reading.batches)
+    if known is None or known < JUDGED:
+        have = "of unknown length" if known is None else f"{known} batches"
+        raise InputError(
+            f"a tier judges its repairs on one batch in {JUDGED}, and the data is {have}",
+            fix="pass a list of more batches, smaller ones if need be; or name repairs that run "
+            "unjudged, repair=['rounding']",
+        )
+    return known - known // JUDGED, known
+
+
 def keep_the_best(
     model: nn.Module, reading: Reading, names: Collection[str]
 ) -> tuple[RepairRow, ...]:
     """Run repairs one on top of the other, and go back to where the outputs were best.
 
     What helps one net harms another by some tenths of a dB. So the last quarter of the batches,
-    from which no repair learns, judges: by the SQNR of the outputs against the float ones. With
-    fewer than four batches, or an unknown number, nothing is tried.
+    from which no repair learns, judges: by the SQNR of the outputs against the float ones. Give
+    the same batches at each reading: one that is shuffled anew lets repairs see what judges.
 
     Args:
         model: after `insert`, with ranges.
@@ -90,12 +109,12 @@ def keep_the_best(
     Returns:
         What the repairs that were kept did to each layer.
     """
-    known = length(reading.data, reading.batches)
-    if not names or known is None or known < JUDGED:
+    if not names:
         return ()
-    start = known - known // JUDGED
+    start, known = judges_of(reading)
     learning = replace(reading, data=Window(reading.data, 0, start), batches=None)
-    judging = replace(reading, data=Window(reading.data, start, known), batches=None)
+    judges = list(Window(reading.data, start, known))  # once: read again, they may be others
+    judging = replace(reading, data=judges, batches=None)
     with observed(model, {}):
         wanted = _outputs(model, judging)
     best, kept = _sqnr(wanted, _outputs(model, judging)), Snapshot(model)
@@ -113,11 +132,28 @@ def keep_the_best(
 def _outputs(model: nn.Module, reading: Reading) -> list[Tensor]:
     """Every float tensor that the model gives, batch by batch."""
     results = [forward() for forward in forwards(model, reading, "judging")]
-    return [each for each in tensors_of(results) if each.is_floating_point()]
+    found = [each for each in tensors_of(results) if each.is_floating_point()]
+    if not any(bool(each.isfinite().any()) for each in found):
+        raise InputError(
+            "the outputs are not tensors of floats, and so nothing can judge repairs",
+            fix="pass step=, a function (model, batch) that returns the outputs as a tensor, a "
+            "tuple or a dict; or name repairs, repair=['rounding'], that run unjudged",
+        )
+    return found
 
 
 def _sqnr(wanted: list[Tensor], found: list[Tensor]) -> float:
     """Of all outputs together, dB."""
-    pairs = [(a.double(), b.double()) for a, b in zip(wanted, found, strict=True)]
+    if [each.shape for each in wanted] != [each.shape for each in found]:
+        raise InputError(
+            "the shapes of the outputs depend on values, and so nothing can judge repairs",
+            fix="pass step=, a function (model, batch) that returns what is there before boxes "
+            "are chosen; or name repairs, repair=['rounding'], that run unjudged",
+        )
+    finite = [torch.isfinite(each) for each in wanted]  # what is masked with -inf
+    pairs = [
+        (a[kept].double(), b[kept].double())
+        for a, b, kept in zip(wanted, found, finite, strict=True)
+    ]
     signal = sum(float(a.square().sum()) for a, _ in pairs)
     return decibels(signal, sum(float(torch.dist(a, b)) ** 2 for a, b in pairs))

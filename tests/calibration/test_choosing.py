@@ -400,3 +400,40 @@ def test_a_calibrated_copy_keeps_its_histograms() -> None:
 def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     calibrate(net(), batches(), method="max")
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_compiled_model_is_calibrated_as_it_is_eagerly() -> None:
+    model, compiled = net(), net()
+    compiled.compile(backend="eager")
+    for each in (model, compiled):
+        calibrate(each, batches(), method="max", progress=False)
+    assert ranges(compiled) == ranges(model)
+
+
+def test_under_inference_mode_ranges_are_set_that_load_later() -> None:
+    model, wanted = net(), net()
+    with torch.inference_mode():
+        calibrate(model, batches(), method="max", progress=False)
+    calibrate(wanted, batches(2), method="max", progress=False)
+    model.load_state_dict(wanted.state_dict())
+    assert ranges(model) == ranges(wanted)
+
+
+def test_names_with_brackets_are_names() -> None:
+    model = nn.Sequential()
+    model.add_module("a[0]", nn.Linear(2, 2))
+    insert(model.eval(), torch.ones(1, 2))
+    calibrate(model, [torch.ones(1, 2)], method="max", progress=False)
+    assert ranges(model)["a[0].input"] == (1.0, 1.0)
+
+
+def test_data_without_a_length_has_none() -> None:
+    class Endless(torch.utils.data.IterableDataset[Tensor]):
+        def __iter__(self) -> Any:
+            return iter(batches())
+
+    model, wanted = net(), net()
+    loader = torch.utils.data.DataLoader(Endless(), batch_size=None)
+    calibrate(model, loader, method="max", progress=False)
+    calibrate(wanted, batches(), method="max", progress=False)
+    assert ranges(model) == ranges(wanted)

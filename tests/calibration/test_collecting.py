@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdq.calibration import collecting
-from qdq.calibration.collecting import Clamps, Collector
+from qdq.calibration.collecting import Clamps, Collector, site_and_entry
 from qdq.errors import CalibrationError
 from qdq.numerics.counting import count
 from qdq.numerics.histogram import Histogram
@@ -186,6 +186,46 @@ def test_memory_that_went_to_another_tensor_is_counted_anew() -> None:
     memory[:] = 5
     collector.observe("b.input", torch.from_numpy(memory))
     assert collector.histograms()["b.input"].amax == 5.0
+
+
+def test_a_tensor_that_was_given_other_memory_lends_its_histogram_to_nobody() -> None:
+    collector, memory = Collector(), np.zeros(6, np.float32)
+    x = torch.from_numpy(memory)
+    collector.observe("a.input", x)
+    x.set_()  # type: ignore[call-overload]
+    memory[:] = 5
+    collector.observe("b.input", torch.from_numpy(memory))
+    assert collector.histograms()["b.input"].amax == 5.0
+
+
+def test_tensors_without_one_memory_pass_the_relus_that_are_followed() -> None:
+    with Clamps(Collector()):
+        assert torch.relu(torch.eye(3).to_sparse()).is_sparse
+        assert F.relu(input=torch.tensor([-1.0])).item() == 0.0
+
+
+def test_what_a_relu_makes_of_nan_is_counted_anew() -> None:
+    collector, x = Collector({"b.input"}), torch.tensor([float("nan"), -1.0])
+    with Clamps(collector):
+        collector.observe("a.output", x)
+        with pytest.raises(CalibrationError, match="1 of 2 values"):
+            collector.observe("b.input", torch.relu(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("conv1.input", ("conv1.input", 0)),
+        ("conv1.input[3]", ("conv1.input", 3)),
+        ("a[0].input", ("a[0].input", 0)),
+        ("a[0].input[12]", ("a[0].input", 12)),
+        ("a[x]", ("a[x]", 0)),
+    ],
+)
+def test_an_entry_of_a_site_is_told_from_a_name_with_brackets(
+    name: str, wanted: tuple[str, int]
+) -> None:
+    assert site_and_entry(name) == wanted
 
 
 def test_inference_tensors_are_never_taken_for_known(counts: list[int]) -> None:

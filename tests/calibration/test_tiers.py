@@ -1,6 +1,7 @@
 """calibrate with repairs: which run, when, on what, and what the report says of them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -84,12 +85,47 @@ def test_a_repair_that_harms_is_taken_back_whole(monkeypatch: pytest.MonkeyPatch
     assert all(torch.equal(each, before[name]) for name, each in weights(model).items())
 
 
-def test_too_few_batches_to_judge_by_leave_the_weights_alone() -> None:
+@pytest.mark.parametrize(
+    ("data", "have"),
+    [(list(batches(3)), "3 batches"), (map(Tensor.clone, batches(2)), "2 batches")],
+)
+def test_too_few_batches_to_judge_by_are_refused_before_any_work(data: Any, have: str) -> None:
     model = net()
-    before = weights(model)
-    report = qdq.calibrate(model, list(batches(3)), tier="best", progress=False)
-    assert report.repairs == ()
-    assert all(torch.equal(each, before[name]) for name, each in weights(model).items())
+    with pytest.raises(InputError) as caught:
+        qdq.calibrate(model, data, tier="best", progress=False)
+    assert str(caught.value) == (
+        f"a tier judges its repairs on one batch in 4, and the data is {have}\n"
+        "  fix: pass a list of more batches, smaller ones if need be; or name repairs that run "
+        "unjudged, repair=['rounding']"
+    )
+    assert all(q.amax is None for q in qdq.quantizers(model).values())
+
+
+def test_outputs_that_nothing_can_judge_by_are_refused() -> None:
+    with pytest.raises(InputError, match="the outputs are not tensors of floats"):
+        qdq.calibrate(net(), list(batches()), tier="best", step=silent, progress=False)
+    with pytest.raises(InputError, match="the shapes of the outputs depend on values"):
+        qdq.calibrate(net(), list(batches()), tier="best", step=picky, progress=False)
+
+
+def silent(model: nn.Module, batch: Any) -> None:
+    model(batch)
+
+
+def picky(model: nn.Module, batch: Any) -> Tensor:
+    """As many rows as there are differences from the last call."""
+    result: Tensor = model(batch)
+    picky.calls += 1  # type: ignore[attr-defined]
+    return result[: 1 + picky.calls % 7]  # type: ignore[attr-defined]
+
+
+picky.calls = 0  # type: ignore[attr-defined]
+
+
+def test_a_name_in_place_of_a_list_of_repairs_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        qdq.calibrate(net(), list(batches()), repair="bias")
+    assert str(caught.value) == "repair='bias' is no list\n  fix: pass repair=['bias']"
 
 
 def test_a_repair_that_the_tier_tries_itself_is_refused() -> None:
@@ -110,6 +146,13 @@ def test_a_generator_is_enough_for_several_passes() -> None:
     assert all(torch.equal(each, wanted[name]) for name, each in weights(model).items())
 
 
+def test_without_repairs_a_row_says_which_method_chose_it() -> None:
+    for method in ("mse", "percentile", "entropy", "max"):
+        report = qdq.calibrate(net(), list(batches()), method=method, progress=False)
+        assert {row.method for row in report.rows} == {method}
+        assert all(row.why.startswith(f"{method} clips ") for row in report.rows)
+
+
 def test_repairs_run_in_the_order_that_makes_sense_whatever_order_is_asked_for() -> None:
     asked = ["bias", "propagation", "migration", "rounding", "equalization"]
     before, after = repairs_of("plain", asked)
@@ -126,7 +169,9 @@ def test_the_report_has_the_ranges_that_propagation_left() -> None:
     for row in report.rows:
         assert (row.amin, row.amax) == (float(sites[row.site].amin), float(sites[row.site].amax))
     moved = [row for row in report.rows if row.method == "propagation"]
-    assert moved
+    wanted = {row.layer for row in report.repairs if row.after_db > row.before_db}
+    assert wanted <= {row.site for row in moved}
+    assert len(moved) < len(report.rows)
     assert all(row.why.startswith("propagation: after mse clips ") for row in moved)
 
 

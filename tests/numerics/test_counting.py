@@ -58,6 +58,24 @@ def test_a_nan_of_any_sign_and_payload_makes_the_ends_nan(bits: int) -> None:
     assert hist.total == 3
 
 
+@pytest.mark.parametrize("place", [0, 150, 299])
+def test_nan_in_any_threads_share_makes_an_end_nan(
+    place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "SHARE", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    x = torch.linspace(-1, 1, 300)
+    x[place] = float("nan")
+    hist = count(x)
+    assert np.isnan([hist.amin, hist.amax]).any()
+
+
+def test_a_negated_view_is_counted_negated() -> None:
+    x = torch.view_as_complex(torch.randn(9, 2)).conj().imag
+    assert x.is_neg()
+    assert facts(count(x)) == facts(by_numpy(x.resolve_neg()))
+
+
 LAYOUTS = {
     "contiguous": lambda x: x,
     "channels_last": lambda x: x.to(memory_format=torch.channels_last),

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qdq.calibration.choosing import calibrate
+from qdq.calibration.choosing import calibrate, choose_ranges
 from qdq.errors import CalibrationError, InputError, StepError
 from qdq.insertion.replacing import insert
 from qdq.insertion.switches import disable_quantization
 from qdq.numerics.distance import sqnr
+from qdq.repair.bias_correction import correct_biases
 from qdq.repair.equalization import equalize_channels
 
 
@@ -169,3 +170,20 @@ def test_infinity_inside_the_model_is_an_error_with_its_place() -> None:
 def test_a_model_in_training_mode_is_refused() -> None:
     with pytest.raises(StepError, match="equalize_channels needs the model in eval mode"):
         equalize_channels(inserted().train(), batches(), progress=False)
+
+
+def test_histograms_of_before_are_forgotten_with_the_ranges() -> None:
+    model = inserted()
+    calibrate(model, batches(), progress=False)
+    assert equalize_channels(model, batches(), progress=False)
+    with pytest.raises(StepError, match="this model keeps no histograms"):
+        choose_ranges(model, "max")
+
+
+def test_a_bias_that_was_corrected_before_leaves_the_float_model_as_it_was() -> None:
+    model = inserted()
+    wanted = float_outputs(model)
+    calibrate(model, batches(), progress=False)
+    correct_biases(model, batches(), progress=False)
+    assert equalize_channels(model, batches(), progress=False)
+    torch.testing.assert_close(float_outputs(model), wanted, rtol=0, atol=1e-5)

@@ -1,5 +1,6 @@
 """Patches times rows are the layer's own product; what is repaired, and what it is shown."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from repair_nets import LAYERS, batches, calibrated
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from qdq.errors import InputError
 from qdq.insertion.replacing import insert
@@ -121,6 +123,22 @@ def test_layers_that_share_a_weight_are_left_alone() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)).eval()
     model[2].weight = model[0].weight
     insert(model, torch.ones(1, 4))
+    assert list(repairable(model)) == ["1.input"]
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+        nn.utils.parametrizations.weight_norm,
+    ],
+)
+def test_a_layer_whose_weight_is_computed_anew_is_left_alone(
+    computed: Callable[[nn.Module], object],
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    insert(model, torch.ones(1, 4))
+    computed(model[0])
     assert list(repairable(model)) == ["1.input"]
 
 
