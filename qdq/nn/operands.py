@@ -22,8 +22,8 @@ class QuantOperands(nn.Module):
     Attributes:
         channel_axis: axis of the weight that holds the output channels; each keeps a scale.
         integer_bias: simulate the bias as int32 codes of scale s_x * s_w, as integer kernels
-            compute it. Without effect while input or weight is not quantized, or the scales of
-            the weight follow another axis than its output channels.
+            compute it. Without effect while input or weight is not quantized, the input has
+            several scales, or those of the weight follow another axis than its output channels.
     """
 
     channel_axis: int = 0
@@ -56,9 +56,10 @@ class QuantOperands(nn.Module):
     @property
     def simulates_bias(self) -> bool:
         """Whether a bias, if there is one, is simulated as int32 now."""
-        quantized = self._input_quantizer.on and self._weight_quantizer.on
-        one_step = self._weight_quantizer.spec.keep_axis in (None, self.channel_axis)
-        return self.integer_bias and quantized and one_step
+        of_input, of_weight = self._input_quantizer, self._weight_quantizer
+        axes = of_input.spec.keep_axis, of_weight.spec.keep_axis
+        one_step = axes in ((None, None), (None, self.channel_axis))
+        return self.integer_bias and of_input.on and of_weight.on and one_step
 
     def grid_of(self, weight: Tensor, bias: Tensor | None, of_input: QParams | None) -> QParams:
         """Grid of the weight as it is now, wide enough for the bias to fit its int32 codes.
@@ -69,7 +70,8 @@ class QuantOperands(nn.Module):
             of_input: grid of the input; None: it is not quantized.
         """
         least = None
-        if of_input is not None and bias is not None:
+        one_step = self._input_quantizer.spec.keep_axis is None  # else no bias is an integer
+        if of_input is not None and bias is not None and one_step:
             least = least_weight_scale(bias, of_input.scale)
             if self._weight_quantizer.spec.keep_axis != self.channel_axis:
                 least = least.max()

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -437,3 +438,26 @@ def test_data_without_a_length_has_none() -> None:
     calibrate(model, loader, method="max", progress=False)
     calibrate(wanted, batches(), method="max", progress=False)
     assert ranges(model) == ranges(wanted)
+
+
+def test_an_input_that_keeps_a_scale_per_channel_gets_a_range_for_each() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    data = [torch.randn(2, 3, 8, 8) * torch.tensor([1.0, 5.0, 0.1]).view(3, 1, 1) for _ in range(2)]
+    insert(model, data[0], target="onnxruntime")
+    quantizer = quantizers(model)["0.input"]
+    quantizer.spec = replace(quantizer.spec, keep_axis=1)
+    report = calibrate(model, data, method="max", progress=False)
+    seen = torch.cat(data).transpose(0, 1).flatten(1)
+    assert quantizer.amin is not None
+    assert quantizer.amax is not None
+    assert torch.equal(quantizer.amin, seen.amin(1))
+    assert torch.equal(quantizer.amax, seen.amax(1))
+    row = report.rows[0]
+    assert (row.site, row.values) == ("0.input", seen.numel())
+    assert (row.seen_min, row.seen_max) == (float(seen.min()), float(seen.max()))
+    scale = (quantizer.amax - quantizer.amin).view(3, 1, 1) / 255
+    with torch.no_grad():
+        assert bool(((quantizer(data[0]) - data[0]).abs() <= scale * 0.51).all())
+        assert model(data[0]).shape == (2, 4, 4, 4)
+    choose_ranges(model, "mse")
+    assert quantizer.amax.shape == (3,)
