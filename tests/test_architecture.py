@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -127,3 +128,8 @@ def test_models_and_the_package_know_nothing_of_each_other() -> None:
         assert not any(name.split(".")[0] == "qdq" for name in imported(path)), path
     for path in SOURCES:
         assert "models" not in {name.split(".")[0] for name in imported(path)}, path
+
+
+def test_no_two_test_modules_bear_one_name() -> None:
+    names = Counter(path.name for path in (ROOT.parent / "tests").rglob("*.py"))
+    assert [name for name, times in names.items() if times > 1] == []
