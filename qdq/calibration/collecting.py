@@ -108,7 +108,8 @@ class Collector:
         tensor, hist = self._counted.get(_identity(x), (None, None))
         alive = None if tensor is None else tensor()
         # One that is gone, or was given other memory, may have left its own to x.
-        return hist if alive is not None and _identity(alive) == _identity(x) else None
+        same = alive is x or (alive is not None and _identity(alive) == _identity(x))
+        return hist if same else None
 
     def remember(self, x: Tensor, hist: Histogram) -> None:
         """The histogram of x is this, for as long as the batch runs and x lives unchanged."""

@@ -7,6 +7,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, reduce
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from qdq.numerics import kernels
 from qdq.numerics.histogram import BINS, FRACTION, OCTAVE, SHIFT, Histogram, from_counts, merge
+
+Ints: TypeAlias = NDArray[np.int64]
 
 # Equal neighbours, the zeros behind a ReLU, would wait for each other's store: they take turns.
 COUNTERS = 2
@@ -79,14 +82,13 @@ class Total:
 
     def add(self, hist: Histogram) -> None:
         """Count these values too."""
-        octaves = hist.bins >> FRACTION
-        first = self._first[octaves]
-        if first.min() < 0:
-            new = np.unique(octaves[first < 0])
+        add = _add_by_numpy if kernels.numba() is None else kernels.compiled(_add)
+        if not add(hist.bins, hist.counts, self._first, self._counts):
+            octaves = np.unique(hist.bins >> FRACTION)
+            new = octaves[self._first[octaves] < 0]
             self._first[new] = len(self._counts) + OCTAVE * np.arange(len(new))
             self._counts = np.append(self._counts, np.zeros(OCTAVE * len(new), np.int64))
-            first = self._first[octaves]
-        self._counts[first + (hist.bins & (OCTAVE - 1))] += hist.counts
+            add(hist.bins, hist.counts, self._first, self._counts)
         self._amin, self._amax = min(self._amin, hist.amin), max(self._amax, hist.amax)
 
     def histogram(self) -> Histogram:
@@ -96,6 +98,29 @@ class Total:
         counts = self._counts[(self._first[octaves][:, None] + within).reshape(-1)]
         bins = (octaves[:, None] * OCTAVE + within).reshape(-1)[counts > 0]
         return Histogram(bins, counts[counts > 0], self._amin, self._amax)
+
+
+def _add(bins: Ints, counts: Ints, first: Ints, total: Ints) -> bool:
+    """Add the counts of bins to `total`, where those of an octave begin at `first`.
+
+    Returns:
+        Whether all octaves are there; if not, nothing is added.
+    """
+    for i in range(len(bins)):
+        if first[bins[i] >> FRACTION] < 0:
+            return False
+    for i in range(len(bins)):
+        total[first[bins[i] >> FRACTION] + (bins[i] & (OCTAVE - 1))] += counts[i]
+    return True
+
+
+def _add_by_numpy(bins: Ints, counts: Ints, first: Ints, total: Ints) -> bool:
+    """The same."""
+    places = first[bins >> FRACTION]
+    if (places < 0).any():
+        return False
+    total[places + (bins & (OCTAVE - 1))] += counts
+    return True
 
 
 class _Scratch(threading.local):
@@ -138,8 +163,8 @@ def _float_of(key: int) -> float:
 def _count(
     bits: NDArray[np.int32],
     counters: NDArray[np.uint32],
-    bins: NDArray[np.int64],
-    counts: NDArray[np.int64],
+    bins: Ints,
+    counts: Ints,
 ) -> tuple[int, np.int32, np.int32]:
     """Fills bins and counts; gives how many, and the smallest and largest key.
 
