@@ -18,7 +18,7 @@ from qdq.calibration.distribution import (
     rank_and_ranks,
 )
 from qdq.calibration.resumption import Resumption
-from qdq.data import call, device_of, length, numbered, take_apart, to_device
+from qdq.data import device_of, length, numbered
 from qdq.errors import CalibrationError, InputError, StepError
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.switches import quantizers
@@ -252,14 +252,10 @@ def _counted(
     rest = state.rest(own_share(given, share))
     whole = not state.batches and share[1] == 1
     total = length(reading.data, reading.batches) if whole else None
-    where = device_of(model) if reading.device is None else reading.device
     with torch.no_grad(), _observed(model, collector):
         for index, batch in track(rest, "calibrating", total=total, shown=reading.progress):
             collector.begin(index)
-            if reading.step is None:
-                call(model, to_device(take_apart(batch, index).inputs, where))
-            else:
-                reading.step(model, batch)
+            reading.forward(model, index, batch)()
             state.count(batch)
             if state.due:
                 state.save(collector.histograms(), collector.dropped)

@@ -39,6 +39,33 @@ class Reading:
     step: Step | None = None
     progress: bool = True
 
+    def steps(self, what: str) -> Iterator[tuple[int, object]]:
+        """(number, batch) of all batches, behind a bar.
+
+        Args:
+            what: is being done, for the bar ("rounding").
+
+        Raises:
+            InputError: no batch.
+        """
+        return track(
+            numbered(self.data, limit=self.batches),
+            what,
+            total=length(self.data, self.batches),
+            shown=self.progress,
+        )
+
+    def forward(self, model: nn.Module, index: int, batch: object) -> Callable[[], object]:
+        """What runs the model on a batch, with the inputs already where they have to be.
+
+        Raises:
+            InputError: a batch of another form; when run, also one that the model does not take.
+        """
+        if self.step is not None:
+            return partial(self.step, model, batch)
+        where = device_of(model) if self.device is None else self.device
+        return partial(call, model, to_device(take_apart(batch, index).inputs, where))
+
 
 def observe(
     model: nn.Module, observers: Mapping[str, Observer], reading: Reading, what: str
@@ -70,25 +97,14 @@ def forwards(model: nn.Module, reading: Reading, what: str) -> Iterator[Callable
     Raises:
         InputError: no batch, a batch of another form, or one that the model does not take.
     """
-    where = device_of(model) if reading.device is None else reading.device
-    steps = track(
-        numbered(reading.data, limit=reading.batches),
-        what,
-        total=length(reading.data, reading.batches),
-        shown=reading.progress,
-    )
-    for index, batch in steps:
-        if reading.step is None:
-            inputs = to_device(take_apart(batch, index).inputs, where)
-            yield partial(_quietly, call, model, inputs)
-        else:
-            yield partial(_quietly, reading.step, model, batch)
+    for index, batch in reading.steps(what):
+        yield partial(_quietly, reading.forward(model, index, batch))
 
 
-def _quietly(run: Step, model: nn.Module, batch: object) -> object:
+def _quietly(forward: Callable[[], object]) -> object:
     try:
         with torch.no_grad():
-            return run(model, batch)
+            return forward()
     except BaseException:
         callsites.reset()
         raise

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from qdq.data import call, device_of, length, numbered, take_apart, tensors_of, to_device
+from qdq.data import device_of, tensors_of
 from qdq.errors import CalibrationError, InputError
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.placing import found_insertion
@@ -18,9 +18,8 @@ from qdq.insertion.switches import quantizers
 from qdq.insertion.undo import atomic
 from qdq.nn import TensorQuantizer, callsites
 from qdq.numerics.affine import QParams, fake_quantize, qparams
-from qdq.progress import track
 from qdq.records.calibration import RepairRow
-from qdq.repair.layers import Step, observed
+from qdq.repair.layers import Reading, Step, observed
 from qdq.repair.repairs import REPAIRS, decibels
 from qdq.targets.opgraph import OpGraph
 from qdq.targets.placement import region_end
@@ -81,19 +80,12 @@ def refine_ranges(
     """
     require_eval(model, "refine_ranges")
     tensors = _tensors(model)
-    where = device_of(model) if device is None else device
-    steps = track(
-        numbered(data, limit=batches), "refining", total=length(data, batches), shown=progress
-    )
+    reading = Reading(data, batches, device, step, progress)
     generator = torch.Generator().manual_seed(0)
     signal = 0.0
     with torch.enable_grad(), _probed(model, {s for t in tensors for s in t.read}) as probes:
-        for index, batch in steps:
-            if step is None:
-                result = call(model, to_device(take_apart(batch, index).inputs, where))
-            else:
-                result = step(model, batch)
-            outputs = _outputs(result, index)
+        for index, batch in reading.steps("refining"):
+            outputs = _outputs(reading.forward(model, index, batch)(), index)
             signal += sum(float(each.detach().double().square().sum()) for each in outputs)
             for last in [False] * (PROJECTIONS - 1) + [True]:
                 _project(outputs, tensors, probes, generator, keep_graph=not last)
