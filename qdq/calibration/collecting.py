@@ -11,7 +11,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import TensorWeakRef
 
 from qdq.errors import CalibrationError
-from qdq.numerics.counting import Total, count
+from qdq.numerics.counters import Total
+from qdq.numerics.counting import count
 from qdq.numerics.histogram import Histogram, clamped, not_finite
 from qdq.targets.opgraph import CLAMPS
 

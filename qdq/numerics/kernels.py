@@ -4,9 +4,6 @@ torch's operators pass over a tensor seven times and do little each time, so a l
 costs what its memory traffic costs. These kernels give the very same bits.
 """
 
-from collections.abc import Callable
-from functools import cache, partial
-from importlib import import_module
 from math import prod
 from typing import Any, TypeAlias
 
@@ -15,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qdq.numerics.compiling import compiled, numba
+
 Floats: TypeAlias = NDArray[np.float32]
-Kernel: TypeAlias = Callable[..., Any]
 
 # Elements. A call takes 20 us, torch's operators hardly longer below; the first takes a second.
 SMALLEST = 1 << 15
@@ -104,29 +102,6 @@ def _rows(x: Tensor, axis: int | None = None) -> NDArray[Any]:
     inner = x.numel() // (outer * channels)
     shape, strides = (outer, channels, inner), (channels * inner, inner, 1)
     return x.as_strided(shape, strides).numpy()
-
-
-@cache
-def numba() -> Any:
-    """The module; None where it is not installed, or told not to compile."""
-    try:
-        module = import_module("numba")
-    except ImportError:
-        return None
-    return None if module.config.DISABLE_JIT else module
-
-
-@cache
-def compiled(kernel: Kernel) -> Kernel:
-    """The kernel as machine code, made when it is first called and kept on disk for next time.
-
-    `numba()` must be there.
-    """
-    make = partial(numba().njit, nogil=True, error_model="numpy")
-    try:
-        return make(cache=True)(kernel)  # type: ignore[no-any-return]
-    except RuntimeError:  # no folder to keep it in
-        return make()(kernel)  # type: ignore[no-any-return]
 
 
 def _fake_quantize(

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qdq.numerics import counting, kernels
-from qdq.numerics.counting import Total, count, in_memory_order
+from qdq.numerics import compiling, counters
+from qdq.numerics.counters import Total, counted
+from qdq.numerics.counting import count, in_memory_order
 from qdq.numerics.histogram import Histogram, merge
 
 FLOATS = st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=60)
@@ -25,9 +26,9 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         pytest.importorskip("numba", reason="the extra `fast` is not installed")
     else:
         monkeypatch.setitem(sys.modules, "numba", None)
-        kernels.numba.cache_clear()
+        compiling.numba.cache_clear()
     yield
-    kernels.numba.cache_clear()
+    compiling.numba.cache_clear()
 
 
 def by_numpy(x: Tensor) -> Histogram:
@@ -62,7 +63,7 @@ def test_a_nan_of_any_sign_and_payload_makes_the_ends_nan(bits: int) -> None:
 def test_nan_in_any_threads_share_makes_an_end_nan(
     place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counting, "SHARE", 100)
+    monkeypatch.setattr(counters, "SHARE", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     x = torch.linspace(-1, 1, 300)
     x[place] = float("nan")
@@ -92,7 +93,7 @@ LAYOUTS = {
 def test_no_layout_thread_or_size_changes_the_counts(
     layout: Callable[[Tensor], Tensor], threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counting, "SHARE", 100)  # so that a small tensor is shared out
+    monkeypatch.setattr(counters, "SHARE", 100)  # so that a small tensor is shared out
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x = layout(torch.randn(3, 4, 17, 9, generator=torch.Generator().manual_seed(0)))
     assert facts(count(x)) == facts(by_numpy(x))
@@ -101,13 +102,13 @@ def test_no_layout_thread_or_size_changes_the_counts(
 def test_more_values_than_a_counter_holds_are_counted_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(counting, "MOST", 7)
+    monkeypatch.setattr(counters, "MOST", 7)
     x = torch.linspace(-3, 3, 100)
     assert facts(count(x)) == facts(by_numpy(x))
 
 
 def test_a_large_tensor_goes_through_the_cache_in_pieces() -> None:
-    x = torch.randn(5 * counting.CHUNK + 3, generator=torch.Generator().manual_seed(1)).relu()
+    x = torch.randn(5 * counters.CHUNK + 3, generator=torch.Generator().manual_seed(1)).relu()
     assert facts(count(x)) == facts(by_numpy(x))
     assert facts(count(x[:1])) == facts(by_numpy(x[:1]))  # the counters are empty again
 
@@ -118,6 +119,19 @@ def test_a_dense_tensor_is_read_where_it_lies() -> None:
         assert in_memory_order(dense).data_ptr() == dense.data_ptr()
     gaps = x[:, :, ::2]
     assert in_memory_order(gaps).data_ptr() != gaps.data_ptr()
+
+
+@given(FLOATS)
+@settings(max_examples=60, deadline=None)
+def test_an_array_is_counted_as_its_tensor_is(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    assert facts(counted(array)) == facts(count(torch.from_numpy(array)))
+
+
+def test_an_array_with_nan_has_an_end_that_is_nan() -> None:
+    hist = counted(np.array([1, np.nan, 2], np.float32))
+    assert np.isnan([hist.amin, hist.amax]).any()
+    assert hist.total == 3
 
 
 @given(st.lists(FLOATS, min_size=1, max_size=6), st.randoms())

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from qdq.numerics import kernels
+from qdq.numerics import compiling, kernels
 from qdq.numerics.affine import QParams, fake_quantize, qparams
 from qdq.spec import QuantSpec
 
@@ -245,7 +245,7 @@ def test_without_numba_the_bits_are_the_same(absence: str, monkeypatch: pytest.M
     x, grad = normal(40, 40), normal(40, 40).T.contiguous()
     grid = qparams(torch.tensor(-1.3), torch.tensor(1.7), UINT8)
     one_pass = values_and_gradient(x, grid, grad)
-    kernels.numba.cache_clear()
+    compiling.numba.cache_clear()
     if absence == "not installed":
         monkeypatch.setitem(sys.modules, "numba", None)
     else:
@@ -255,4 +255,4 @@ def test_without_numba_the_bits_are_the_same(absence: str, monkeypatch: pytest.M
         for ours, torchs in zip(one_pass, values_and_gradient(x, grid, grad), strict=True):
             assert torch.equal(ours.view(torch.int32), torchs.view(torch.int32))
     finally:
-        kernels.numba.cache_clear()
+        compiling.numba.cache_clear()
