@@ -22,7 +22,8 @@ COUNTERS = 2
 BLOCK = 64  # bins that are looked at together when the counters are read: most hold nothing
 SHARE = 1 << 19  # elements that pay for a thread of their own
 CHUNK = 1 << 14  # elements that stay in the cache between the two looks at them
-MAGNITUDE = (1 << 31) - 1  # the bits of an int32 below the sign
+HALF = BINS // 2  # the bin of -0.0, the first of the negative ones
+SIGN = 1 << 31
 MOST = 1 << 31  # elements whose number surely fits a uint32 counter
 
 
@@ -52,12 +53,19 @@ class Total:
         self._counts = np.zeros(0, np.int64)
         self._amin, self._amax = np.inf, -np.inf
 
+    def copy(self) -> "Total":
+        """One that goes on from here by itself."""
+        other = Total()
+        other._first, other._counts = self._first.copy(), self._counts.copy()
+        other._amin, other._amax = self._amin, self._amax
+        return other
+
     def add(self, hist: Histogram) -> None:
         """Count these values too."""
         add = _add_by_numpy if compiling.numba() is None else compiling.compiled(_add)
         if not add(hist.bins, hist.counts, self._first, self._counts):
-            octaves = np.unique(hist.bins >> FRACTION)
-            new = octaves[self._first[octaves] < 0]
+            octaves = hist.bins >> FRACTION
+            new = np.unique(octaves[self._first[octaves] < 0])
             self._first[new] = len(self._counts) + OCTAVE * np.arange(len(new))
             self._counts = np.append(self._counts, np.zeros(OCTAVE * len(new), np.int64))
             add(hist.bins, hist.counts, self._first, self._counts)
@@ -123,11 +131,12 @@ def _counted(bits: NDArray[np.int32]) -> Histogram:
         return _counted_by_numpy(bits)
     held = _scratch()
     # One call, so that Ctrl-C finds the counters empty.
-    filled, lowest, highest = compiling.compiled(_count)(
-        bits, held.counters, held.bins, held.counts
+    count = compiling.compiled(_count)
+    positive, negative, *ends = count(bits, held.counters, held.bins, held.counts)
+    bins, counts = (
+        np.concatenate([each[positive:HALF], each[negative:]]) for each in (held.bins, held.counts)
     )
-    low, high = (_float_of(key) for key in (lowest, highest))
-    return Histogram(held.bins[:filled].copy(), held.counts[:filled].copy(), low, high)
+    return Histogram(bins, counts, *map(_float_of, ends))
 
 
 def _counted_by_numpy(bits: NDArray[np.int32]) -> Histogram:
@@ -136,10 +145,9 @@ def _counted_by_numpy(bits: NDArray[np.int32]) -> Histogram:
     return from_counts(counts, float(values.min()) + 0.0, float(values.max()) + 0.0)
 
 
-def _float_of(key: int) -> float:
-    """The float32 whose place in the order of all this is, see `_count`; -0.0 becomes 0.0."""
-    bits = key ^ MAGNITUDE if key < 0 else key
-    return float(np.int32(bits).view(np.float32)) + 0.0
+def _float_of(bits: int) -> float:
+    """The float32 of these bits; -0.0 becomes 0.0."""
+    return float(np.uint32(bits).view(np.float32)) + 0.0
 
 
 def _count(
@@ -147,21 +155,25 @@ def _count(
     counters: NDArray[np.uint32],
     bins: Ints,
     counts: Ints,
-) -> tuple[int, np.int32, np.int32]:
-    """Fills bins and counts; gives how many, and the smallest and largest key.
+) -> tuple[int, int, int, int]:
+    """Fills (BINS,) bins and counts: positive values end at half of them, negative ones at the end.
 
-    A key is a float32's bits as an int32, of negative ones all but the sign turned around: keys
-    are ordered as the floats are. Bits is (N,), counters (COUNTERS, BINS) of zeros, to which they
-    return. Loops are functions of their own, or LLVM makes no vectors of the first.
+    Bits is (N,), counters (COUNTERS, BINS) of zeros, to which they return. Loops are functions of
+    their own, or LLVM makes no vectors of the first.
+
+    Returns:
+        Where the positive ones begin, where the negative ones do, the bits of the smallest and of
+        the largest value.
     """
     even, odd = counters
 
-    def ends(part: NDArray[np.int32]) -> tuple[np.int32, np.int32]:
-        lowest, highest = np.int32(MAGNITUDE), np.int32(-MAGNITUDE - 1)
+    def ends(part: NDArray[np.uint32]) -> tuple[np.int32, np.uint32, np.uint32]:
+        signed = part.view(np.int32)
+        above, most, least = signed[0], part[0], part[0]
         for i in range(len(part)):
-            key = part[i] ^ ((part[i] >> np.int32(31)) & np.int32(MAGNITUDE))
-            lowest, highest = min(lowest, key), max(highest, key)
-        return lowest, highest
+            above = max(above, signed[i])
+            most, least = max(most, part[i]), min(least, part[i])
+        return above, most, least
 
     def tally(part: NDArray[np.uint32]) -> None:
         for i in range(len(part) // 2):
@@ -170,26 +182,43 @@ def _count(
         if len(part) % 2:
             even[part[-1] >> np.uint32(SHIFT)] += np.uint32(1)
 
-    def read() -> int:
-        filled = 0
-        for start in range(0, BINS, BLOCK):
-            seen = np.uint32(0)
-            for i in range(start, start + BLOCK):
-                seen |= even[i] | odd[i]
-            if seen == 0:
-                continue
-            for i in range(start, start + BLOCK):
-                found = np.int64(even[i]) + np.int64(odd[i])
-                if found > 0:
-                    bins[filled], counts[filled] = i, found
-                    filled += 1
-                even[i] = odd[i] = 0
-        return filled
+    def found(i: int) -> int:
+        return int(even[i]) + int(odd[i])
 
-    lowest, highest = np.int32(MAGNITUDE), np.int32(-MAGNITUDE - 1)
+    def take(start: int, stop: int, place: int) -> tuple[int, int]:
+        taken, seen = 0, np.uint32(0)
+        for i in range(start, stop):
+            seen |= even[i] | odd[i]
+        if seen == 0:
+            return place, taken
+        for i in range(stop - 1, start - 1, -1):
+            if found(i) > 0:
+                place -= 1
+                bins[place], counts[place] = i, found(i)
+                taken += found(i)
+            even[i] = odd[i] = 0
+        return place, taken
+
+    # As signed numbers the bits are ordered as positive floats are, above all negative ones; as
+    # unsigned ones the negative floats come last, those of large magnitude at the end.
+    above, most, least = bits[0], np.uint32(bits[0]), np.uint32(bits[0])
     for start in range(0, len(bits), CHUNK):
-        part = bits[start : start + CHUNK]
-        low, high = ends(part)
-        lowest, highest = min(lowest, low), max(highest, high)
-        tally(part.view(np.uint32))
-    return read(), lowest, highest
+        part = bits[start : start + CHUNK].view(np.uint32)
+        part_above, part_most, part_least = ends(part)
+        above, most, least = max(above, part_above), max(most, part_most), min(least, part_least)
+        tally(part)
+    # From the largest magnitude down until all but the zeros are there: to look at every counter
+    # would take all of them into the cache.
+    left = len(bits) - found(0) - found(HALF)
+    positive, negative = HALF, BINS
+    start = (max(int(above), int(most) - SIGN) >> SHIFT) // BLOCK * BLOCK
+    while left > 0:
+        positive, taken = take(start, start + BLOCK, positive)
+        left -= taken
+        negative, taken = take(HALF + start, HALF + start + BLOCK, negative)
+        left -= taken
+        start -= BLOCK
+    positive, _ = take(0, 1, positive)
+    negative, _ = take(HALF, HALF + 1, negative)
+    highest = int(above) if above >= 0 else int(least)
+    return positive, negative, int(most if most >= SIGN else least), highest

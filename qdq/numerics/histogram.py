@@ -73,14 +73,14 @@ def clamped(hist: Histogram, low: float, high: float) -> Histogram:
     ends = bins_of(np.array([low, high]))
     rank, (lowest, highest) = _rank(hist.bins), _rank(ends)
     # Only what lies at an end or beyond it gets another bin.
-    inside = (rank > lowest) & (rank < highest)
-    below, above = hist.counts[rank <= lowest].sum(), hist.counts[rank >= highest].sum()
-    bins, counts = hist.bins[inside], hist.counts[inside]
-    for end, more in zip(ends, (below, above), strict=True):
-        if more:
-            place = np.searchsorted(bins, end)
-            bins, counts = np.insert(bins, place, end), np.insert(counts, place, more)
-    return Histogram(bins, counts, *(min(max(e, low), high) for e in (hist.amin, hist.amax)))
+    below, above = rank <= lowest, rank >= highest
+    more = np.array([hist.counts[below].sum(), hist.counts[above].sum()])
+    inside = ~(below | above)
+    bins = np.concatenate([hist.bins[inside], ends[more > 0]])
+    counts = np.concatenate([hist.counts[inside], more[more > 0]])
+    order = np.argsort(bins, kind="stable")
+    amin, amax = (min(max(end, low), high) for end in (hist.amin, hist.amax))
+    return Histogram(bins[order], counts[order], amin, amax)
 
 
 def _rank(bins: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -90,7 +90,7 @@ def _rank(bins: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def not_finite(hist: Histogram) -> int:
     """How many of its values are infinite or NaN."""
-    return int(hist.counts[hist.bins % _HALF >= _HALF - OCTAVE].sum())
+    return int(hist.counts[(hist.bins & (_HALF - 1)) >= _HALF - OCTAVE].sum())
 
 
 def bins_of(values: NDArray[np.floating]) -> NDArray[np.int64]:

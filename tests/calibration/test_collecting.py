@@ -305,3 +305,43 @@ def test_a_collector_goes_on_from_what_another_had() -> None:
     second.observe("mask.input", torch.zeros(1))
     assert second.histograms().keys() == {"a.input"}
     assert same(second.histograms()["a.input"], whole.histograms()["a.input"])
+
+
+SITES = ["a", "b", "c", "d"]
+WAYS = {
+    "as it is": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "both": lambda x: F.relu6(F.relu(x)),
+}
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(SITES), st.sampled_from(sorted(WAYS)), max_size=4),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sets(st.integers(0, 4)),
+)
+@settings(max_examples=80, deadline=None)
+def test_sites_that_see_the_same_at_times_have_what_each_would_have_alone(
+    batches: list[dict[str, str]], looked_at: set[int]
+) -> None:
+    together, wanted = Collector(), {site: Collector() for site in SITES}
+    for number, ways in enumerate(batches):
+        together.begin(number)
+        x = torch.randn(7, generator=torch.Generator().manual_seed(number)) * 5
+        with Clamps(together):
+            together.observe("first", x)
+            for site, way in ways.items():
+                together.observe(site, WAYS[way](x))
+        for site, way in ways.items():
+            wanted[site].observe(site, WAYS[way](x))
+        if number in looked_at:
+            together.histograms()  # as a run that saves does
+    found = together.histograms()
+    for site, alone in wanted.items():
+        hists = alone.histograms()
+        assert (site in found) == (site in hists)
+        assert site not in hists or same(found[site], hists[site])
