@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from qdq.analysis.measuring import sensitivity
-from qdq.calibration.choosing import calibrate, histograms_of
+from qdq.calibration.choosing import calibrate
+from qdq.calibration.ranges import histograms_of
 from qdq.data import Inputs, read
 from qdq.data.opening import open_source
 from qdq.data.sources import Request

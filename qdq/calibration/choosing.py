@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +10,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from qdq.calibration.collecting import Clamps, Collector, site_and_entry
+from qdq.calibration.collecting import Clamps, Collector
 from qdq.calibration.distribution import (
     failing_together,
     merged_over_ranks,
     own_share,
     rank_and_ranks,
 )
+from qdq.calibration.ranges import activations, histograms_of, refined, set_ranges
 from qdq.calibration.resumption import Resumption
-from qdq.data import device_of, length, numbered
-from qdq.errors import CalibrationError, InputError, StepError
+from qdq.data import length, numbered
+from qdq.errors import InputError
 from qdq.insertion.fusing import require_eval
-from qdq.insertion.switches import quantizers
 from qdq.insertion.undo import atomic
-from qdq.nn import TensorQuantizer, callsites
+from qdq.nn import callsites
 from qdq.numerics.histogram import Histogram
-from qdq.numerics.thresholds import METHODS, Choice, choose
+from qdq.numerics.thresholds import METHODS
 from qdq.progress import track
-from qdq.records.calibration import CalibrationReport, RangeRow
-from qdq.repair.layers import HISTOGRAMS, Reading, Step
+from qdq.records.calibration import CalibrationReport
+from qdq.repair.layers import Reading, Step
 from qdq.repair.tiers import TIERS, judges_of, keep_the_best, mend, repairs_of
 
 
@@ -43,6 +43,7 @@ def calibrate(
     step: Step | None = None,
     tier: str = "plain",
     repair: Collection[str] = (),
+    shared: bool = True,
     resume: str | os.PathLike[str] | None = None,
     save_every: int = 16,
     shard: bool = True,
@@ -70,6 +71,8 @@ def calibrate(
             keep what brings the outputs on the last quarter of the batches closer to float ones.
         repair: repairs to run in any case: "bias", "equalization", "migration", "propagation",
             "rounding"; see `qdq.repair`. Each reads the data again; parameters change.
+        shared: the ranges are to serve every target. False: they suit the grids of the model's
+            own target, which pays where those are symmetric, as TensorRT's are.
         resume: a file that keeps what was counted, made where it is missing. Found there, the
             batches that it holds are skipped: call again after a crash, with the same data.
         save_every: batches between two writes of that file.
@@ -105,21 +108,26 @@ def calibrate(
     if share[1] > 1:
         found, origin = merged_over_ranks(found, state.origin(collector.dropped))
         counted = origin.batches, origin.samples
-    rows = _choose(model, method, found)
+    rows = set_ranges(model, method, found, shared=shared)
     mended += mend(model, reading, after)
     mended += keep_the_best(model, reading, TIERS[tier])
-    return CalibrationReport(method, *counted, _refined(rows, model), mended)
+    return CalibrationReport(method, *counted, refined(rows, model), mended)
 
 
 @atomic
 def choose_ranges(
-    model: nn.Module, method: str, *, histograms: Mapping[str, Histogram] | None = None
+    model: nn.Module,
+    method: str,
+    *,
+    shared: bool = True,
+    histograms: Mapping[str, Histogram] | None = None,
 ) -> CalibrationReport:
     """Ranges by another method from the histograms of the last `calibrate`; no data needed.
 
     Args:
         model: after `calibrate`, or after `insert` with `histograms`.
         method: as for `calibrate`.
+        shared: as for `calibrate`.
         histograms: what was counted elsewhere, by site, to take instead.
 
     Raises:
@@ -128,98 +136,7 @@ def choose_ranges(
         RegistryError: no such method.
     """
     found = histograms_of(model) if histograms is None else histograms
-    return CalibrationReport(method, 0, 0, _choose(model, method, found))
-
-
-def histograms_of(model: nn.Module) -> dict[str, Histogram]:
-    """What the last `calibrate` counted, by site; `site[3]` for an entry with a range of its own.
-
-    Raises:
-        StepError: the model was not calibrated in this process.
-    """
-    histograms: dict[str, Histogram] | None = getattr(model, HISTOGRAMS, None)
-    if histograms is None:
-        raise StepError(
-            "this model keeps no histograms",
-            at=type(model).__name__,
-            fix="call qdq.calibrate(model, data) first",
-        )
-    return histograms
-
-
-def _choose(
-    model: nn.Module, method: str, histograms: Mapping[str, Histogram]
-) -> tuple[RangeRow, ...]:
-    sites = _activations(model)
-    seen = _by_site(histograms)
-    unseen = [site for site, q in sites.items() if site not in seen and q.on]
-    if unseen:
-        raise CalibrationError(
-            f"{len(unseen)} sites saw no data",
-            at=", ".join(unseen[:8]),
-            fix="feed a batch that reaches them, or leave their layers out with ignore=",
-        )
-    known: dict[Hashable, Choice] = {}
-    device = device_of(model)
-    rows = []
-    for site in (site for site in sites if site in seen):
-        spec = sites[site].spec
-        choices = [_choice(hist, method, 2**spec.bits - 1, known) for hist in seen[site]]
-        ends = torch.tensor([(choice.amin, choice.amax) for choice in choices]).T
-        sites[site].set_range(*(ends if spec.keep_axis is not None else ends[:, 0]), device=device)
-        rows.append(_row(site, ends, choices, seen[site]))
-    setattr(model, HISTOGRAMS, dict(histograms))
-    return tuple(rows)
-
-
-def _by_site(histograms: Mapping[str, Histogram]) -> dict[str, list[Histogram]]:
-    """Site -> its histogram, or those of its entries in order."""
-    found: dict[str, dict[int, Histogram]] = {}
-    for name, hist in histograms.items():
-        site, entry = site_and_entry(name)
-        found.setdefault(site, {})[entry] = hist
-    return {site: [entries[i] for i in sorted(entries)] for site, entries in found.items()}
-
-
-def _choice(hist: Histogram, method: str, levels: int, known: dict[Hashable, Choice]) -> Choice:
-    """What `choose` finds; one search for all sites that saw the same values."""
-    key = hist.bins.tobytes(), hist.counts.tobytes(), hist.amin, hist.amax, levels
-    if key not in known:
-        known[key] = choose(hist, method, levels=levels)
-    return known[key]
-
-
-def _row(site: str, ends: torch.Tensor, choices: list[Choice], seen: list[Histogram]) -> RangeRow:
-    return RangeRow(
-        site=site,
-        amin=float(ends[0].min()),  # in float32, as the quantizer holds it
-        amax=float(ends[1].max()),
-        seen_min=min(hist.amin for hist in seen),
-        seen_max=max(hist.amax for hist in seen),
-        values=sum(hist.total for hist in seen),
-        method=choices[0].method,
-        why=choices[0].why,
-    )
-
-
-def _refined(rows: tuple[RangeRow, ...], model: nn.Module) -> tuple[RangeRow, ...]:
-    """The rows with the ranges that repairs have left."""
-    sites = _activations(model)
-    found = []
-    for row in rows:
-        low, high = sites[row.site].amin, sites[row.site].amax
-        assert low is not None
-        assert high is not None
-        ends = float(low.min()), float(high.max())
-        if ends != (row.amin, row.amax):
-            why = f"propagation: after {row.why}"
-            row = replace(row, amin=ends[0], amax=ends[1], method="propagation", why=why)
-        found.append(row)
-    return tuple(found)
-
-
-def _activations(model: nn.Module) -> dict[str, TensorQuantizer]:
-    return {site: q for site, q in quantizers(model).items() if not q.dynamic}
+    return CalibrationReport(method, 0, 0, set_ranges(model, method, found, shared=shared))
 
 
 def _all_of(reading: Reading, *, alone: bool) -> Reading:
@@ -265,7 +182,7 @@ def _counted(
 
 
 def _collector(model: nn.Module, state: Resumption) -> Collector:
-    sites = _activations(model)
+    sites = activations(model)
     collector = Collector(
         required={site for site, q in sites.items() if q.on},
         limits={site: q.limits for site, q in sites.items() if q.limits is not None},
@@ -285,7 +202,7 @@ def _eagerly() -> AbstractContextManager[object]:
 @contextmanager
 def _observed(model: nn.Module, collector: Collector) -> Iterator[None]:
     """Every activation quantizer shows its tensor to the collector instead of quantizing it."""
-    sites = _activations(model).values()
+    sites = activations(model).values()
     with _eagerly(), Clamps(collector):
         try:
             for quantizer in sites:

@@ -96,9 +96,9 @@ def calibrate(
             --merge a.hist b.hist --method percentile --out my.int8.safetensors
     """
     from qdq.calibration.choosing import calibrate as run
-    from qdq.calibration.choosing import histograms_of
     from qdq.calibration.files import save_histograms
     from qdq.calibration.origins import origin_of
+    from qdq.calibration.ranges import histograms_of
     from qdq.insertion.checkpoints import save, save_ranges
     from qdq.records.base import written_whole
     from qdq.targets import get

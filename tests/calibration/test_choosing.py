@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdq.calibration.choosing import calibrate, choose_ranges
+from qdq.calibration.ranges import histograms_of
 from qdq.errors import CalibrationError, InputError, RegistryError, StepError
 from qdq.insertion.replacing import insert
 from qdq.insertion.switches import disable_quantization, quantizers
 from qdq.nn import QuantAdd
+from qdq.numerics.grids import Grid
+from qdq.numerics.squared_error import grid_error
 from qdq.numerics.thresholds import METHODS
 
 
@@ -150,6 +153,29 @@ def test_another_method_takes_other_ranges_from_the_same_histograms() -> None:
     assert ranges(model) != widest
     choose_ranges(model, "max")
     assert ranges(model) == widest
+
+
+def test_ranges_for_one_target_lose_least_on_its_own_grid() -> None:
+    model, data = net("tensorrt"), batches(4, 8)
+    calibrate(model, data, shared=False, progress=False)
+    own = ranges(model)
+    choose_ranges(model, "mse")
+    shared, symmetric = ranges(model), Grid(symmetric=True)
+    assert own != shared
+    for site, hist in histograms_of(model).items():
+        lows, highs = np.array([own[site], shared[site]], float).T
+        error = grid_error(hist, np.minimum(lows, 0.0), highs, symmetric)
+        assert error[0] <= error[1]
+    choose_ranges(model, "mse", shared=False)
+    assert ranges(model) == own
+
+
+def test_a_grid_that_is_not_symmetric_serves_every_target_anyway() -> None:
+    model, data = net("onnxruntime"), batches(2)
+    calibrate(model, data, progress=False)
+    shared = ranges(model)
+    choose_ranges(model, "mse", shared=False)
+    assert ranges(model) == shared
 
 
 def test_a_second_pass_starts_anew() -> None:
@@ -329,7 +355,7 @@ def test_a_site_that_saw_nothing_is_an_error_and_no_range_is_set() -> None:
     with pytest.raises(CalibrationError) as caught:
         calibrate(model, [torch.ones(1, 2)], method="max", progress=False)
     assert str(caught.value) == (
-        "1 sites saw no data\n"
+        "1 sites saw no data, or infinity when they were off\n"
         "  at:  b.input\n"
         "  fix: feed a batch that reaches them, or leave their layers out with ignore="
     )
