@@ -23,14 +23,21 @@ CALIBRATED, TARGETS = 512, ("onnxruntime", "tensorrt")
 HEAD = "| model | images | method | target | top-1 | SQNR, dB |\n|---|---|---|---|---|---|"
 
 
-def prepared(model: nn.Module, methods: list[str], train: Batches) -> Iterator[str]:
-    """The name of each way to quantize, while the model stands ready to be written that way."""
+def prepared(
+    model: nn.Module, methods: list[str], train: Batches
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The name of each way to quantize, while the model stands ready to be written for targets."""
     qdq.calibrate(model, train, progress=False)
     for method in methods:
         qdq.choose_ranges(model, method)
-        yield method
+        yield method, TARGETS
+    for target in TARGETS[1:]:  # those with symmetric grids
+        qdq.retarget(model, target)
+        qdq.choose_ranges(model, "mse", shared=False)
+        yield "mse, not shared", (target,)
+    qdq.retarget(model, TARGETS[0])
     qdq.calibrate(model, train, tier="best", progress=False)
-    yield "mse, tier best"
+    yield "mse, tier best", TARGETS
 
 
 def rows(name: str, count: int, methods: list[str], path: Path) -> Iterator[dict[str, Any]]:
@@ -41,8 +48,9 @@ def rows(name: str, count: int, methods: list[str], path: Path) -> Iterator[dict
     yield about | {"method": "float", "target": "", "top1": right.mean(), "sqnr_db": None}
     qdq.fuse(model)
     qdq.insert(model, images[0], target="onnxruntime")
-    for method in prepared(model, methods, NETS[name].first("train", CALIBRATED)[0]):
-        for target in TARGETS:
+    train, _ = NETS[name].first("train", CALIBRATED)
+    for method, targets in prepared(model, methods, train):
+        for target in targets:
             qdq.export_onnx(model, images[0], path, target=target)
             logits = in_onnxruntime(path, images)
             top1, far = (logits.argmax(1) == labels).mean(), sqnr(reference, logits)
