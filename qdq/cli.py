@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from qdq.commands.benching import bench
 from qdq.commands.calibration import calibrate
 from qdq.commands.difference import diff
 from qdq.commands.explanation import explain
 from qdq.commands.linting import lint
 from qdq.commands.models import example_inputs, inserted_model
+from qdq.commands.quantizing import quantize
+from qdq.commands.retargeting import retarget
+from qdq.commands.validation import validate
 from qdq.errors import InputError, QdqError
 
 app = typer.Typer(
@@ -65,12 +69,24 @@ def root(
     `qdq calibrate models.lenet:lenet_digits --data digits --out lenet.safetensors` inserts them
     and chooses their ranges.
 
+    **Anyone's float ONNX file:**
+
+    `qdq quantize float.onnx int8.onnx --data rows.npy --target onnxruntime` quantizes it; no torch.
+
     **Anyone's Q/DQ file:**
 
     `qdq lint model.onnx --target tensorrt` names every rule of the runtime that it breaks.
 
     `qdq explain model.onnx` says in which numbers every node runs; `qdq diff a.onnx b.onnx`
     compares two.
+
+    `qdq retarget a.onnx b.onnx --target tensorrt` rewrites it for another runtime, with a
+    certificate of what differs.
+
+    `qdq bench float.onnx int8.onnx` times them side by side; `qdq bench --fit costs.json` measures
+    this machine.
+
+    `qdq validate model.onnx --data digits --exact` runs it and predicts every code.
     """
 
 
@@ -249,10 +265,14 @@ def insert(
     show_decisions(report)
 
 
+app.command()(bench)
 app.command()(calibrate)
 app.command()(lint)
 app.command()(explain)
 app.command()(diff)
+app.command()(quantize)
+app.command()(retarget)
+app.command()(validate)
 
 
 def _data_key(data: str | None) -> str:

@@ -12,6 +12,7 @@ from qdq.commands.difference import diff
 from qdq.commands.explanation import explain
 from qdq.errors import GraphError, InputError
 from qdq.records.difference import DifferenceReport
+from qdq.records.engine import EngineReport
 from qdq.records.explanation import ExplanationReport
 from tests.graph.explained_files import file_of
 from tests.graph.graph_sketch import Sketch
@@ -41,6 +42,29 @@ def test_explain_shows_what_runs_how_and_the_sum(tmp_path: Path) -> None:
     assert "2 of 2 nodes that compute run in integers, and 100.0% of 9,216 MACs" in words
     assert "conv_0.weight/DequantizeLinear" not in shown.stdout
     assert "conv_0.weight/DequantizeLinear" in run("explain", net(tmp_path), "--all").stdout
+
+
+def test_explain_compares_with_an_engine_and_keeps_all_of_it(tmp_path: Path) -> None:
+    tensors = [{"Name": "in.codes", "Format/Datatype": "Row major Int8 format"}]
+    layer = {"Name": "Conv_0 + Relu_0", "LayerType": "CaskConvolution", "Inputs": tensors}
+    layers, out = tmp_path / "layers.json", tmp_path / "e.json"
+    layers.write_text(json.dumps({"Layers": [layer | {"Outputs": tensors}]}))
+    path = net(tmp_path, kind=np.int8)
+    shown = run("explain", path, "--target", "tensorrt", "--engine", layers, "--json", out)
+    assert shown.exit_code == 0
+    report = EngineReport.from_dict(json.loads(out.read_text("utf-8")))
+    assert shown.stdout.endswith(f"{report}\n")
+    assert [each.built for each in report.rows] == ["integer", "integer"]
+
+
+@pytest.mark.parametrize("options", [("--build", "--engine", "e.json"), ("--build", "--runs", "3")])
+def test_explain_takes_one_engine_and_times_none(tmp_path: Path, options: tuple[str, ...]) -> None:
+    failed = run("explain", net(tmp_path), "--target", "tensorrt", *options)
+    assert isinstance(failed.exception, InputError)
+    assert str(failed.exception) == (
+        "an engine is compared, built here or from a file, and not timed\n"
+        "  fix: pass --build or --engine FILE, and no --runs"
+    )
 
 
 def test_explain_names_the_rule_of_a_float_layer(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`qdq explain`: in which numbers every node of a file runs, and why."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,12 +25,23 @@ _STYLES: "dict[Fate, str]" = {
 
 def explain(
     file: Annotated[Path, typer.Argument(help="An ONNX file, whoever wrote it.")],
-    target: Annotated[str, typer.Option(help="onnxruntime or tensorrt.")] = "onnxruntime",
+    target: Annotated[
+        str, typer.Option(help="onnxruntime, tensorrt, or a variant: tensorrt:8.")
+    ] = ("onnxruntime"),
     runs: Annotated[int, typer.Option(help="Time each kernel of onnxruntime in so many.")] = 0,
     size: Annotated[
         list[str] | None,
         typer.Option(help="Of a dimension that varies, NAME=8, else 1; repeat."),
     ] = None,
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with an engine of TensorRT: its layers, as trtexec writes them."
+        ),
+    ] = None,
+    build: Annotated[
+        bool, typer.Option("--build", help="Build the engine here, with TensorRT, and compare.")
+    ] = False,
     whole: Annotated[
         bool, typer.Option("--all", help="Also show constants, and pairs that cost nothing.")
     ] = False,
@@ -49,7 +59,10 @@ def explain(
         removed   nothing is left to do for it
 
     Of onnxruntime it is read from the graph that its CPU provider makes of the file; of TensorRT,
-    which need not be here, predicted from its rules.
+    which need not be here, predicted from its rules. With `--engine` or `--build` the prediction
+    is compared with an engine, node by node: on the machine that builds it,
+
+        trtexec --onnx=model.onnx --profilingVerbosity=detailed --exportLayerInfo=layers.json
 
     **Examples**
 
@@ -57,33 +70,31 @@ def explain(
 
         qdq explain model.onnx --runs 100 --size batch=8
 
-        qdq explain model.onnx --target tensorrt --json explained.json
+        qdq explain model.onnx --target tensorrt --engine layers.json --json explained.json
     """
     from contextlib import ExitStack
 
+    from qdq.commands.sizes import read_sizes
+    from qdq.graph.explaining.engines import explain_engine
     from qdq.graph.explaining.explanation import explain as ask
     from qdq.records.base import to_json_text, written_whole
 
-    sizes = _sizes(size or ())
+    sizes, compares = read_sizes(size or ()), build or engine is not None
+    if compares and (runs or (build and engine is not None)):
+        raise InputError(
+            "an engine is compared, built here or from a file, and not timed",
+            fix="pass --build or --engine FILE, and no --runs",
+        )
     with ExitStack() as opened:  # told before any work if it cannot be written
         json_file = None if json is None else opened.enter_context(written_whole(json))
-        report = ask(file, target, runs=runs, sizes=sizes)
+        compared = explain_engine(file, engine, target=target, sizes=sizes) if compares else None
+        report = compared.predicted if compared else ask(file, target, runs=runs, sizes=sizes)
         if json_file is not None:
-            json_file.write_text(to_json_text(report.to_dict()), encoding="utf-8")
+            whole_report = (compared or report).to_dict()
+            json_file.write_text(to_json_text(whole_report), encoding="utf-8")
     _show(report, whole=whole)
-
-
-def _sizes(texts: Sequence[str]) -> dict[str, int]:
-    """NAME=8 as a name and a number."""
-    sizes = {}
-    for text in texts:
-        name, _, number = text.rpartition("=")
-        if not name or not number.isdecimal() or int(number) < 1:
-            raise InputError(
-                f"--size {text!r} is no dimension and its length", fix="write --size batch=8"
-            )
-        sizes[name] = int(number)
-    return sizes
+    if compared is not None:
+        typer.echo(str(compared))
 
 
 def _show(report: "ExplanationReport", *, whole: bool) -> None:

@@ -19,7 +19,8 @@ def lint(
     target: Annotated[
         str | None,
         typer.Option(
-            help="tensorrt or onnxruntime.", show_default="what our export noted in the file"
+            help="tensorrt or onnxruntime, or a variant of one: see below.",
+            show_default="what our export noted in the file",
         ),
     ] = None,
     fix: Annotated[
@@ -45,10 +46,17 @@ def lint(
         note      worth knowing
 
     **`--fix`** mends what does not change a single computed value, and nothing else: uint8 codes
-    around 128 become int8, int32 biases float (TensorRT); second and equal pairs go, missing zero
-    points are written, zero points move to the lowest code behind a ReLU where nothing is clipped
+    around 128 become int8, int32 biases float, weights float where the version wants it (TensorRT);
+    second and equal pairs go, missing zero points are written, zero points move to the lowest code
+    behind a ReLU where nothing is clipped, int8 codes with several readers become uint8
     (onnxruntime); unread pairs go, axes are counted from the front. The findings are then those
     of the copy.
+
+    **Variants** of a target have rules of their own:
+
+        tensorrt:8                     weights are floats in front of Q and DQ (T06)
+        onnxruntime:arm                int8 codes are as good as uint8 (O27)
+        onnxruntime:x86-without-vnni   weights have 7 bits (O24)
 
     **Exit code** 0: no errors; 1: errors; 2: the file cannot be used, and nothing was written.
 

@@ -55,14 +55,17 @@ def example_inputs(
     return zeros(shapes) if shapes else None
 
 
-def open_data(data: str, batch_size: int, images: Images | None = None) -> "Iterable[object]":
-    """The batches of --data's train split.
+def open_data(
+    data: str, batch_size: int, images: Images | None = None, *, split: str = "train"
+) -> "Iterable[object]":
+    """The batches of one split of --data.
 
     Args:
         data: a kind of data, `module:function(split, batch_size)`, a .npz or .npy with images, or
             a folder of images by class.
         batch_size: rows a batch.
         images: how to read images.
+        split: "train" or "test".
 
     Raises:
         InputError: the data cannot be read.
@@ -77,7 +80,7 @@ def open_data(data: str, batch_size: int, images: Images | None = None) -> "Iter
     else:
         source, path = "folder" if Path(data).is_dir() else "arrays", data
     asked = vars(images or Images())
-    return open_source(source, Request(split="train", batch_size=batch_size, path=path, **asked))
+    return open_source(source, Request(split=split, batch_size=batch_size, path=path, **asked))
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from qdq.data import tensors_of
 from qdq.errors import ExportError
+from qdq.registry import choose_one_of
 
 BATCH = "batch"
 
@@ -16,7 +19,7 @@ class Naming:
     Attributes:
         inputs: one per tensor.
         outputs: one per tensor.
-        axes: of the tensors whose first axis may vary, that axis's name.
+        axes: of the tensors with axes that may vary, the names of their sizes by axis.
     """
 
     inputs: list[str]
@@ -29,6 +32,7 @@ def name_tensors(
     results: object,
     *,
     dynamic_batch: bool,
+    dynamic_shapes: Mapping[str, Mapping[int, str]] | None = None,
     input_names: list[str] | None = None,
     output_names: list[str] | None = None,
 ) -> Naming:
@@ -42,11 +46,12 @@ def name_tensors(
         example_inputs: a tensor, tuple or dict.
         results: what the model gives for them.
         dynamic_batch: the batch may vary.
+        dynamic_shapes: by tensor name, further axes that may vary and what their sizes are called.
         input_names: one per input tensor; None: the keywords, or input, input_1, ...
         output_names: one per output tensor; None: output, output_1, ...
 
     Raises:
-        ExportError: not one name per tensor.
+        ExportError: not one name per tensor, or a varying axis of none of them.
     """
     given, made = tensors_of(example_inputs), tensors_of(results)
     ins = input_names or _keywords(example_inputs) or _numbered("input", len(given))
@@ -60,7 +65,28 @@ def name_tensors(
     called = dict(zip((*ins, *outs), (*given, *made), strict=True))
     batch = next((each.shape[0] for each in given if each.dim()), None)
     varying = [name for name, each in called.items() if each.dim() and each.shape[0] == batch]
-    return Naming(ins, outs, {name: {0: BATCH} for name in varying} if dynamic_batch else {})
+    axes = {name: {0: BATCH} for name in varying} if dynamic_batch else {}
+    for name, sizes in (dynamic_shapes or {}).items():
+        _require_axes(name, sizes, called)
+        axes[name] = {**axes.get(name, {}), **sizes}
+    return Naming(ins, outs, axes)
+
+
+def _require_axes(name: str, sizes: Mapping[int, str], called: Mapping[str, Tensor]) -> None:
+    """Raise ExportError unless this tensor has these axes, and their sizes have names."""
+    if name not in called:
+        raise ExportError(
+            f"dynamic_shapes names {name!r}, which is no input or output",
+            fix=choose_one_of(name, list(called)),
+        )
+    rank = called[name].dim()
+    for axis, size in sizes.items():
+        if not 0 <= axis < rank or not size.isidentifier():
+            raise ExportError(
+                f"dynamic_shapes={{{name!r}: {{{axis}: {size!r}}}}} is no axis of {rank} with a "
+                "name",
+                fix='pass {"input": {2: "height"}}: axes from 0, and a name for each size',
+            )
 
 
 def _keywords(example_inputs: object) -> list[str]:

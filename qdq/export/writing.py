@@ -1,32 +1,38 @@
 """export_onnx: a calibrated model as a Q/DQ ONNX file for one target."""
 
+import copy
+import dataclasses
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import torch
 from torch import Tensor, nn
 
-from qdq.errors import ExportError
+from qdq.data import tensors_of, to_device
+from qdq.export.form import FileForm
+from qdq.export.grids import grid_of_call, refuse_lost_sites, row_of, site_grid
 from qdq.export.tracing import to_onnx
+from qdq.graph.code_inputs import CodeInput, take_codes
+from qdq.graph.external_data import put_back, take_out, too_large
 from qdq.graph.files import save
-from qdq.graph.lowering import SiteGrid, lower
+from qdq.graph.lowering import lower
 from qdq.graph.passes import PASSES
-from qdq.graph.speed import speed_up
+from qdq.graph.precision import narrow
+from qdq.graph.speed import suit_target
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.placing import found_insertion, insertion_of, retarget
 from qdq.insertion.switches import quantizers
-from qdq.nn.symbolic import MARKER, MarkedCall, emit_markers
-from qdq.numerics.affine import QParams, quantize, quantize_bias
-from qdq.records.export import ExportReport, SiteRow
-from qdq.sites import is_weight
+from qdq.nn.symbolic import MARKER, emit_markers
+from qdq.records.export import ExportReport
+from qdq.sites import is_weight, owner
 from qdq.targets import Target, get
+from qdq.targets.costs.nets import predict_ratio
 from qdq.targets.target import TargetLike
 from qdq.version import version
 
@@ -38,7 +44,12 @@ def export_onnx(
     *,
     target: TargetLike | None = None,
     opset: int = 13,
+    exporter: str = "auto",
+    precision: str = "float32",
+    input: str = "float",
+    external_data: bool | None = None,
     dynamic_batch: bool = True,
+    dynamic_shapes: Mapping[str, Mapping[int, str]] | None = None,
     input_names: list[str] | None = None,
     output_names: list[str] | None = None,
     skip_passes: Collection[str] = (),
@@ -46,7 +57,8 @@ def export_onnx(
     """Write the model with int8 weights and Q/DQ where the target wants them.
 
     The file holds the default ONNX domain in exactly this opset, passes the full checker, and
-    carries target, version and site names in its metadata. Equal models give equal bytes.
+    carries target, version and site names in its metadata. Equal models give equal bytes, wherever
+    they live and whatever their type: the file is made on the CPU and in float32.
 
     Args:
         model: after `insert` and `calibrate`, in eval mode; one with quantizers by hand, never
@@ -54,9 +66,19 @@ def export_onnx(
         example_inputs: a tensor, tuple or dict.
         path: where to write; whole or not at all.
         target: a name or a Target; None: the one the model is placed for, tensorrt by hand.
-        opset: 13..17.
+        opset: 13 to the newest that onnx and onnxruntime know here.
+        exporter: "torchscript", "dynamo" (torch.export), or "auto": the first below opset 18, the
+            second from there up.
+        precision: "float32", "float16" or "bfloat16": type of what is not quantized, inputs and
+            outputs included. Scales stay float32, so that codes stay what they are.
+        input: "float"; "uint8": float inputs become their codes and pass no Q; "uint8_nhwc": those
+            with the channels last. The metadata `qdq.input` has scale and zero point of each.
+        external_data: weights go into one file beside `path`; None: where protobuf's 2 GB are not
+            enough.
         dynamic_batch: the first axis may vary, of every input and output that has the batch there:
             whose first axis is as long as the first input's.
+        dynamic_shapes: by the names of inputs and outputs, further axes that may vary and what
+            their sizes are called, `{"input": {2: "height", 3: "width"}}`.
         input_names: one per input tensor; None: the keywords, or input, input_1, ...
         output_names: one per output tensor; None: output, output_1, ...
         skip_passes: speed passes of the target that shall not run, by the names that
@@ -65,12 +87,22 @@ def export_onnx(
     Raises:
         StepError: training mode, or a model without quantizers.
         CalibrationError: an active site has no range.
-        ExportError: torch cannot export the model, a site got lost on the way, or a grid has no
-            ONNX operator.
+        ExportError: an option that is not known, torch cannot export the model, a site got lost on
+            the way, or a grid has no ONNX operator.
+        GraphError: an input cannot be codes, or a node cannot be in half precision.
         RegistryError: `skip_passes` names a pass that there is not.
         InputError: the inputs or the path cannot be used.
     """
+    form = FileForm(
+        opset=opset,
+        exporter=exporter,
+        precision=precision,
+        input=input,
+        external_data=external_data,
+        skip_passes=skip_passes,
+    )
     require_eval(model, "export_onnx")
+    model, example_inputs = _on_cpu_in_float32(model, example_inputs)
     state = found_insertion(model)
     if state is not None and target is not None:
         retarget(model, target)
@@ -80,10 +112,10 @@ def export_onnx(
             model,
             example_inputs,
             Path(path),
-            opset,
             placed,
-            skip_passes,
+            form,
             dynamic_batch=dynamic_batch,
+            dynamic_shapes=dynamic_shapes,
             input_names=input_names,
             output_names=output_names,
         )
@@ -96,111 +128,85 @@ def _export(
     model: nn.Module,
     example_inputs: object,
     path: Path,
-    opset: int,
     target: Target,
-    skip_passes: Collection[str],
+    form: FileForm,
     **naming: Any,
 ) -> ExportReport:
     active = {site: quantizer for site, quantizer in quantizers(model).items() if quantizer.on}
     for site, quantizer in active.items():
         if not (is_weight(site) or quantizer.dynamic):
-            _site_grid(site, quantizer.grid())  # what cannot be written is said before the work
+            site_grid(site, quantizer.grid())  # what cannot be written is said before the work
     with emit_markers() as calls:
-        traced = to_onnx(model, example_inputs, opset=opset, **naming)
+        traced = to_onnx(model, example_inputs, opset=form.opset, exporter=form.exporter, **naming)
     graph = gs.import_onnx(traced)
-    _refuse_lost_sites(graph, [call.site for call in calls], active)
-    grids = {call.site: _written(call, target) for call in calls}
+    refuse_lost_sites(graph, [call.site for call in calls], active)
+    grids = {call.site: grid_of_call(call, target) for call in calls}
     names = lower(graph, grids, marker=MARKER)
     for rewrite in PASSES[target.quantize_outputs]:
         rewrite(graph)
     graph.cleanup().toposort()
-    passes = speed_up(graph, skip=skip_passes) if target.speed_passes else {}
-    save(_finish(graph, traced, target, names), path, opset=opset)
-    content = path.read_bytes()
-    rows = tuple(_row(grids[site], tensor) for site, tensor in names.items())
-    digest = hashlib.sha256(content).hexdigest()
-    return ExportReport(str(path), target.name, opset, len(content), digest, rows, passes)
-
-
-def _written(call: MarkedCall, target: Target) -> SiteGrid:
-    """Scale, zero point and codes, by the functions the simulation uses."""
-    if call.grid is not None:
-        codes = quantize(call.x, call.grid) if is_weight(call.site) else None
-        return _site_grid(call.site, call.grid, codes)
-    return SiteGrid(
-        call.site,
-        _array(call.scale),
-        np.zeros(call.scale.shape, np.int32),
-        0 if call.scale.dim() else None,
-        _array(quantize_bias(call.x, call.scale)),
-        as_float=not target.integer_bias,
+    passes = suit_target(graph, target, skip=form.skip_passes)
+    codes = {}
+    if form.input != "float":
+        codes = take_codes(graph, channels_last=form.input == "uint8_nhwc")
+    written = _write(graph, path, form, _told(target, names, codes))
+    rows = tuple(row_of(grids[site], tensor) for site, tensor in names.items())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    size = sum(each.stat().st_size for each in written)
+    state = found_insertion(model)
+    predicted = predict_ratio(
+        None if state is None else state.graph, target.costs, {owner(site) for site in active}
     )
+    written_as = (str(path), target.name, form.opset, size, digest)
+    return ExportReport(*written_as, rows, passes, predicted)
 
 
-def _site_grid(site: str, grid: QParams, codes: Tensor | None = None) -> SiteGrid:
-    spec = grid.spec
-    if spec.bits != 8:
-        raise ExportError(
-            f"{spec} has no QuantizeLinear before opset 21",
-            at=site,
-            fix="simulate other widths as you like, and export with bits=8",
-        )
-    code_type = np.int8 if spec.signed else np.uint8
-    return SiteGrid(
-        site,
-        _array(grid.scale),
-        _array(grid.zero_point).astype(code_type),
-        spec.keep_axis,
-        None if codes is None else _array(codes).astype(code_type),
-    )
+def _on_cpu_in_float32(model: nn.Module, inputs: object) -> tuple[nn.Module, object]:
+    """Both as they are, or copies on the CPU in float32."""
+    halves = (torch.float16, torch.bfloat16)
+    held = [*model.parameters(), *model.buffers(), *tensors_of(inputs)]
+    if any(each.dtype in halves or each.device.type != "cpu" for each in held):
+        model = copy.deepcopy(model).cpu()
+        inputs = to_device(inputs, "cpu")
+        if any(each.dtype in halves for each in held):
+            model, inputs = model.float(), _in_float32(inputs)
+    return model, inputs
 
 
-def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    return tensor.detach().cpu().numpy()
+def _in_float32(inputs: Any) -> Any:
+    """The same nest of tensors, those of half precision in float32."""
+    if isinstance(inputs, Tensor):
+        return inputs.float() if inputs.is_floating_point() else inputs
+    if isinstance(inputs, dict):
+        return {key: _in_float32(value) for key, value in inputs.items()}
+    return tuple(map(_in_float32, inputs)) if isinstance(inputs, (tuple, list)) else inputs
 
 
-def _refuse_lost_sites(graph: gs.Graph, calls: list[str], active: Collection[str]) -> None:
-    """Every quantizer that is on ran, and every run left its marker in the graph."""
-    idle = sorted(set(active).difference(calls))
-    if idle:
-        raise ExportError(
-            f"{len(idle)} active sites were not reached by the example inputs",
-            at=", ".join(idle[:8]),
-            fix="pass inputs that take the way through these layers, or leave them out with "
-            "qdq.disable_quantization",
-        )
-    marked = Counter(node.attrs["site"] for node in graph.nodes if node.op == MARKER)
-    lost = Counter(calls) - marked
-    if lost:
-        raise ExportError(
-            f"the exporter dropped {lost.total()} quantizers",
-            at=", ".join(sorted(lost)[:8]),
-            fix="their result is not used by any output: leave these layers out with ignore=",
-        )
+def _told(target: Target, names: dict[str, str], codes: dict[str, CodeInput]) -> dict[str, str]:
+    """The metadata of a file."""
+    told = {"qdq.target": target.label, "qdq.version": version(), "qdq.sites": json.dumps(names)}
+    if codes:
+        inputs = {name: dataclasses.asdict(each) for name, each in codes.items()}
+        told["qdq.input"] = json.dumps(inputs)
+    return told
 
 
-def _finish(
-    graph: gs.Graph, traced: onnx.ModelProto, target: Target, names: dict[str, str]
-) -> onnx.ModelProto:
-    opsets = [entry for entry in traced.opset_import if not entry.domain]
+def _write(graph: gs.Graph, path: Path, form: FileForm, told: dict[str, str]) -> list[Path]:
+    """Write the graph in this form; the files it is in."""
+    data = take_out(graph)
+    opsets = [onnx.helper.make_opsetid("", form.opset)]
     model: onnx.ModelProto = gs.export_onnx(graph, opset_imports=opsets)
     model.graph.name = "qdq"
     model.producer_name, model.producer_version = "qdq", version()
     for node in model.graph.node:
         node.ClearField("doc_string")  # torch writes file names of this machine there
+    onnx.helper.set_model_props(model, told)
     model = onnx.shape_inference.infer_shapes(model)  # what torch lost behind `x += y`
-    kept = {"qdq.target": target.name, "qdq.version": version(), "qdq.sites": json.dumps(names)}
-    onnx.helper.set_model_props(model, kept)
-    return model
-
-
-def _row(grid: SiteGrid, tensor: str) -> SiteRow:
-    return SiteRow(
-        grid.site,
-        tensor,
-        str(grid.zero_point.dtype),
-        float(grid.scale.min()),
-        float(grid.scale.max()),
-        int(grid.zero_point.flat[0]),
-        grid.scale.size,
-    )
+    if form.precision != "float32":
+        narrow(model, form.precision, data)
+        model = onnx.shape_inference.infer_shapes(model)
+    outside = too_large(data) if form.external_data is None else form.external_data
+    if not outside:
+        put_back(model, data)
+    beside = save(model, path, opset=form.opset, data=data if outside else None)
+    return [path] if beside is None else [path, beside]

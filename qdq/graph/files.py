@@ -1,42 +1,50 @@
 """Reading an ONNX file with suspicion, and writing one whole or not at all."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 
-from qdq.errors import GraphError
+from qdq.errors import GraphError, RegistryError
+from qdq.graph.edges import Array
+from qdq.graph.external_data import place_data, read_data, remove_stale_data, write_data
+from qdq.graph.linting.reading import read_model
 from qdq.records.base import written_whole
+from qdq.targets import Target, get
 
 
 def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    """A checked ONNX model.
+    """A checked ONNX model, with the data that lies beside its file.
 
     Raises:
-        GraphError: there is no such file, or it is no valid ONNX model.
+        GraphError: there is no such file, or it is too large or no valid ONNX model; or its data
+            lies outside its folder, or does not fit its tensors.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise GraphError("there is no such ONNX file", at=str(file), fix="check the path")
-    try:
-        model = onnx.load(file)
-        onnx.checker.check_model(model)
-    except Exception as error:
-        raise GraphError(
-            f"this is no valid ONNX model: {_first_line(error)}",
-            at=str(file),
-            fix="export it again, or run onnx.checker on it for the details",
-        ) from error
+    model = read_model(path)
+    read_data(model, Path(path))
     return model
 
 
-def save(model: onnx.ModelProto, path: str | os.PathLike[str], *, opset: int) -> None:
+def save(
+    model: onnx.ModelProto,
+    path: str | os.PathLike[str],
+    *,
+    opset: int,
+    data: Mapping[str, Array] | None = None,
+) -> Path | None:
     """Check the model in full and write it under its name in one step.
+
+    The model takes its name last, when its data file is there in whole.
 
     Args:
         model: a model in the default ONNX domain.
         path: where to; its folder exists.
         opset: what the model must declare, and nothing but that.
+        data: what `take_out` took out of the graph, for a data file beside it; None: nothing.
+
+    Returns:
+        The data file, None without one.
 
     Raises:
         GraphError: another opset or a foreign domain is declared, or the checker objects.
@@ -49,21 +57,46 @@ def save(model: onnx.ModelProto, path: str | os.PathLike[str], *, opset: int) ->
             at=str(path),
             fix="this is a bug in the export: please report it with the model",
         )
+    file = Path(path)
+    beside = place_data(model, file, data) if data else None
+    stood = beside is not None and beside.exists()
+    with written_whole(file) as temporary:
+        try:
+            if beside is not None and data is not None:
+                write_data(beside, data)
+            _write_checked(model, temporary, at=file)
+        except BaseException:
+            if beside is not None and not stood:
+                beside.unlink(missing_ok=True)
+            raise
+    remove_stale_data(file, beside)
+    return beside
+
+
+def _write_checked(model: onnx.ModelProto, temporary: Path, *, at: Path) -> None:
+    """Write the model that the checker finds nothing wrong with."""
+    temporary.write_bytes(model.SerializeToString(deterministic=True))
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(str(temporary), full_check=True)  # by its path it finds the data
     except Exception as error:
         raise GraphError(
             f"the graph that was built is not valid: {_first_line(error)}",
-            at=str(path),
+            at=str(at),
             fix="this is a bug in the export: please report it with the model",
         ) from error
-    with written_whole(Path(path)) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
     """The model's metadata_props."""
     return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def noted_target(model: onnx.ModelProto) -> Target | None:
+    """The target that our export wrote into the file; None where there is no such note."""
+    try:
+        return get(metadata(model).get("qdq.target", ""))
+    except RegistryError:
+        return None
 
 
 def _first_line(error: Exception) -> str:

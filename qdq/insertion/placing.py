@@ -13,6 +13,7 @@ from qdq.records.decisions import Decision, InsertReport
 from qdq.sites import is_weight, owner, site_name
 from qdq.spec import QuantSpec
 from qdq.targets import Target, get
+from qdq.targets.costs.nets import predict_ratio
 from qdq.targets.opgraph import OpGraph
 from qdq.targets.placement import place, region_end
 from qdq.targets.target import TargetLike
@@ -98,7 +99,9 @@ def settle(model: nn.Module, state: Insertion) -> InsertReport:
         if isinstance(module, QuantOperands):
             module.integer_bias = True
     _set_limits(sites, state.graph)
-    return InsertReport(target.name, (*decisions, *state.left))
+    on = {owner(each.name) for each in decisions if each.action == "quantize"}
+    predicted = predict_ratio(state.graph, target.costs, on)
+    return InsertReport(target.name, (*decisions, *state.left), predicted)
 
 
 def _grid_of(site: str, axis: int | None, state: Insertion) -> QuantSpec:

@@ -80,7 +80,8 @@ class _Recorder(TorchFunctionMode):
         for place, (factors, weighted) in self._weighted.items():
             if noted.varying.isdisjoint(factors):
                 ops[place] = weighted
-        return replace(noted, ops=tuple(ops))
+        shapes = {number: tuple(each.shape) for number, each in enumerate(self._keep, 1)}
+        return replace(noted, ops=tuple(ops), shapes=shapes)
 
     def number(self, tensor: Tensor) -> int:
         """The number of a tensor; a new one for a tensor not seen yet."""

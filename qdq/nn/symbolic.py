@@ -1,4 +1,4 @@
-"""What a quantizer looks like to the TorchScript exporter.
+"""What a quantizer looks like to torch's two exporters.
 
 Plain `torch.onnx.export` gets real QuantizeLinear and DequantizeLinear. Inside `emit_markers()`,
 which `qdq.export_onnx` opens, each call of a quantizer becomes one `qdq::Site` node that carries
@@ -70,8 +70,10 @@ def exported_fake_quantize(x: Tensor, grid: QParams, site: str) -> Tensor:
         grid: the grid of the site.
         site: its name.
     """
-    _note(MarkedCall(site, x, grid.scale, grid))
+    number = _note(MarkedCall(site, x, grid.scale, grid))
     if torch.compiler.is_exporting():
+        if emitting_markers():
+            return _marked_by_dynamo(x, site, number)
         return _exported_by_dynamo(x, grid, site)
     frozen = (_constant(grid.scale), _constant(grid.zero_point), grid.spec)
     return _Exported.apply(x, frozen, site)  # type: ignore[no-any-return, no-untyped-call]
@@ -85,10 +87,22 @@ def exported_fake_quantize_bias(bias: Tensor, scale: Tensor, site: str) -> Tenso
         scale: () or (C,).
         site: its name.
     """
-    _note(MarkedCall(site, bias, scale, None))
+    number = _note(MarkedCall(site, bias, scale, None))
     if torch.compiler.is_exporting():
-        return bias
+        return _marked_by_dynamo(bias, site, number) if emitting_markers() else bias
     return _ExportedBias.apply(bias, _constant(scale), site)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _marked_by_dynamo(x: Tensor, site: str, number: int) -> Tensor:
+    """A marker; its number keeps torch's optimizer from taking two calls for one."""
+    return torch.onnx.ops.symbolic(
+        f"{MARKER_DOMAIN}::{MARKER}",
+        (x,),
+        {"site": site, "call": number},
+        dtype=x.dtype,
+        shape=x.shape,
+        version=1,
+    )
 
 
 def _exported_by_dynamo(x: Tensor, grid: QParams, site: str) -> Tensor:
@@ -112,10 +126,13 @@ def _require_8_bits(spec: QuantSpec, site: str) -> None:
         )
 
 
-def _note(call: MarkedCall) -> None:
+def _note(call: MarkedCall) -> int:
+    """Note the call where somebody asked for it; how many were noted before."""
     calls = _calls.get()
-    if calls is not None:
-        calls.append(call)
+    if calls is None:
+        return 0
+    calls.append(call)
+    return len(calls) - 1
 
 
 def _constant(tensor: Tensor) -> Frozen:

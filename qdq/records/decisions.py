@@ -53,10 +53,13 @@ class InsertReport(Record):
     Attributes:
         target: the runtime the active sites are placed for.
         rows: one Decision per site, and per module left float.
+        predicted: time of one forward over that in float, by the target's table of costs; None
+            where it cannot be told.
     """
 
     target: str
     rows: tuple[Decision, ...]
+    predicted: float | None = None
 
     def select(self, action: Action) -> tuple[Decision, ...]:
         """The rows of one action."""
@@ -70,4 +73,17 @@ class InsertReport(Record):
         on, off = len(self.select("quantize")), len(self.select("off"))
         lines = [f"{self.target}: {on} sites quantize, {off} are kept for other targets"]
         lines += [f"  left float: {row.name}: {row.why}" for row in self.select("skip")]
-        return "\n".join(lines)
+        return "\n".join([*lines, *told_ratio(self.predicted)])
+
+
+def told_ratio(predicted: float | None) -> list[str]:
+    """A predicted ratio of times in words, with the way out where it is no gain; a line at most.
+
+    Args:
+        predicted: time over that in float; None: there is nothing to say.
+    """
+    if predicted is None:
+        return []
+    told = f"  predicted to take {predicted:.2f} of the float time"
+    warning = ", so it is slower: the target's option fastest=True leaves float what is faster so"
+    return [told + (warning if predicted > 1 else "")]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from qdq.records.base import Record
+from qdq.records.decisions import told_ratio
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class ExportReport(Record):
         sha256: of the file.
         rows: one per active site.
         passes: name of each speed pass that ran -> how many places it rewrote.
+        predicted: time of one run over that in float, by the target's table of costs; None where
+            it cannot be told.
     """
 
     path: str
@@ -49,9 +52,11 @@ class ExportReport(Record):
     sha256: str
     rows: tuple[SiteRow, ...]
     passes: dict[str, int] = field(default_factory=dict)
+    predicted: float | None = None
 
     def __str__(self) -> str:
-        return (
+        written = (
             f"{self.path}: {self.target}, opset {self.opset}, {len(self.rows)} sites, "
             f"{self.bytes:,} bytes"
         )
+        return "\n".join([written, *told_ratio(self.predicted)])

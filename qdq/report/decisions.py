@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from qdq.records.decisions import Action, InsertReport
+from qdq.records.decisions import Action, InsertReport, told_ratio
 
 _STYLES: dict[Action, str] = {"quantize": "green", "off": "dim", "skip": "yellow", "fold": "dim"}
 
@@ -20,6 +20,8 @@ def show_decisions(report: InsertReport) -> None:
         f"{report.target}: {counts['quantize']} sites quantize, {counts['off']} are kept for other "
         f"targets; {counts['skip']} modules and calls stay float, {counts['fold']} are folded"
     )
+    for line in told_ratio(report.predicted):
+        console.print(line.strip())
 
 
 def decisions_table(report: InsertReport) -> Table:

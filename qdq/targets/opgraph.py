@@ -3,7 +3,8 @@
 Both a recorded torch forward and an ONNX file turn into one; placement reads nothing else.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 # Ops with weights that have integer kernels.
@@ -63,11 +64,13 @@ class OpGraph:
         outputs: numbers of the tensors the model returned.
         inputs: numbers of the tensors the model was given; one that nothing makes and that is not
             among them is a parameter or a constant.
+        shapes: of tensors, where data told; what has none is not known.
     """
 
     ops: tuple[Op, ...]
     outputs: tuple[int, ...]
     inputs: tuple[int, ...] = ()
+    shapes: Mapping[int, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     @cached_property
     def producer(self) -> dict[int, Op]:

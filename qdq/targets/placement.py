@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from qdq.records.decisions import Decision
 from qdq.sites import is_weight
+from qdq.targets.costs.choices import slower_in_integers
 from qdq.targets.opgraph import CLAMPS, PARTING, POINTWISE, TRANSPARENT, WEIGHTED, Op, OpGraph
 from qdq.targets.target import Target
 
@@ -89,6 +90,22 @@ def _left_float(
     }
     if target.skip_small:
         why |= {op.name: reason for op in ops if (reason := _why_small(op, graph))}
+    _add_idle(why, ops, sites, graph, target, floating)
+    if target.fastest:
+        why |= slower_in_integers(graph, target.costs, sites.keys() - {*floating, *why})
+        _add_idle(why, ops, sites, graph, target, floating)
+    return why
+
+
+def _add_idle(
+    why: dict[str, str],
+    ops: Sequence[Op],
+    sites: Mapping[str, Sequence[str]],
+    graph: OpGraph,
+    target: Target,
+    floating: Collection[str],
+) -> None:
+    """Add modules that have no reason to run in integers next to those that are float already."""
     while True:
         integer = {name: roles for name, roles in sites.items() if name not in {*floating, *why}}
         idle = {
@@ -97,7 +114,7 @@ def _left_float(
             if op.name in integer and (reason := _why_idle(op, graph, target, integer))
         }
         if not idle:
-            return why
+            return
         why |= idle
 
 

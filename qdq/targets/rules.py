@@ -92,6 +92,7 @@ _ONNXRUNTIME: dict[str, tuple[Severity, str]] = {
     "O24": ("error", "without VNNI weights have 7 bits, or sums of products saturate"),
     "O25": ("error", "sums of products and bias stay within int32"),
     "O26": ("error", "the float weight of a Conv between DQ and Q is quantized at run time"),
+    "O27": ("warning", "int8 codes have one reader, or all that makes and reads them runs float"),
 }  # fmt: skip
 _OPERATORS: dict[str, tuple[Severity, str]] = {
     "Q01": ("error", "scales are positive, finite and not subnormal"),

@@ -7,7 +7,7 @@ first-class value. Targets share ranges, not scales: a scale is a function of (r
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from qdq.errors import SpecError
+from qdq.errors import RegistryError, SpecError
 from qdq.registry import Registry, choose_one_of
 from qdq.spec import QuantSpec
 
@@ -34,6 +34,16 @@ class Target:
             `QuantMultiAdd(3)`.
         skip_small: products with too few channels to gain from integers stay float (T18, T19).
         speed_passes: the file is rewritten for speed, see `qdq.graph.speed`.
+        skip_passes: speed passes that write what it cannot read, or what is slower there.
+        signed_kernels: its kernels take int8 activations as they are; elsewhere onnxruntime makes
+            uint8 of them where it can (O27).
+        float_weights: it reads weights as floats in front of Q and DQ only, not as codes (T06).
+        transposed_axis: axis of a ConvTranspose's weight that may keep one scale per entry (T04).
+        costs: what the machine's kernels take: a table that comes with the package, or the path of
+            one that `qdq bench --fit` measured; empty where nobody measured.
+        fastest: layers that run faster in float stay float, by `costs`, for one row of the example
+            inputs.
+        variant: which of its versions or machines it is made for; "" for the usual one.
         note: what to tell somebody who runs this target's file somewhere else.
     """
 
@@ -47,11 +57,44 @@ class Target:
     merge_sums: bool = False
     skip_small: bool = False
     speed_passes: bool = False
+    skip_passes: tuple[str, ...] = ()
+    signed_kernels: bool = False
+    float_weights: bool = False
+    transposed_axis: int = 1
+    costs: str = ""
+    fastest: bool = False
+    variant: str = ""
     note: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and variant as `get` takes them: "tensorrt:8"."""
+        return f"{self.name}:{self.variant}" if self.variant else self.name
+
+    def __post_init__(self) -> None:
+        """SpecError where it should be the fastest and nobody knows what takes how long."""
+        if self.fastest and not self.costs:
+            raise SpecError(
+                f"target {self.name!r} has no table of costs to find the fastest placement by",
+                fix="pass costs='x86_vnni', or measure this machine: `qdq bench --fit costs.json`",
+            )
 
 
 TARGETS: Registry[str, Target] = Registry("target")
 TargetLike: TypeAlias = str | Target
+
+# They write uint8, clamps of codes or int32 biases, or serve kernels that read these.
+_ONNXRUNTIME_ONLY = (
+    "shift_codes",
+    "clamp_codes",
+    "pick_by_convolution",
+    "merge_projections",
+    "pad_channels",
+    "block_stem",
+    "pad_stem",
+    "multiply_flat",
+    "sum_before_norm",
+)
 
 # T01, T02: zero points are 0 and codes are int8. T09: Q/DQ on the inputs of weighted ops only, so
 # that Conv, BatchNorm and ReLU stay contiguous. T11: residual adds, skip branch only. T22: float
@@ -64,6 +107,7 @@ TARGETS.add("tensorrt")(
         quantize_outputs=False,
         skip_branch_only=True,
         float_kinds=("attention", "concat", "embedding"),
+        skip_passes=(*_ONNXRUNTIME_ONLY, "round_before_clamps"),
         note="made for TensorRT; onnxruntime's CPU provider runs it slower than float: "
         "export for target 'onnxruntime' to deploy there",
     )
@@ -81,22 +125,62 @@ TARGETS.add("onnxruntime")(
         skip_branch_only=False,
         float_kinds=("conv_transpose", "attention", "matmul", "resize"),
         speed_passes=True,
+        costs="x86_vnni",
     )
 )
+
+
+# Per target: its variants, and the fields in which they are not the usual one.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    # T04, T06: the kernels of TensorRT 8 keep a ConvTranspose's scales along its input channels,
+    # which no grid of ours does, and its parser wants weights that are floats.
+    "tensorrt": {
+        "8": {
+            "float_weights": True,
+            "transposed_axis": 0,
+            "float_kinds": ("attention", "concat", "conv_transpose", "embedding"),
+        },
+        "9": {},
+        "10": {},
+        # O02, O10, O11: pairs where onnxruntime wants them too, at the price of T09, T12 and T21.
+        "portable": {
+            "quantize_outputs": True,
+            "skip_branch_only": False,
+            "float_kinds": ("attention", "conv_transpose", "embedding", "matmul", "resize"),
+            "speed_passes": True,
+            "skip_passes": _ONNXRUNTIME_ONLY,
+            "note": "",
+        },
+    },
+    # O24: without VNNI products of uint8 and int8 saturate in pairs; ARM has kernels on int8.
+    "onnxruntime": {
+        "x86": {},
+        "x86-without-vnni": {"weight": replace(WEIGHT, bits=7), "costs": ""},
+        "arm": {
+            "activation": QuantSpec(symmetric=False),
+            "signed_kernels": True,
+            "skip_passes": ("shift_codes", "round_before_clamps", "split_quantizers"),
+            "costs": "",
+        },
+    },
+}
 
 
 def get(name: TargetLike, **options: Any) -> Target:
     """The target of that name, with some of its fields replaced.
 
     Args:
-        name: a registered name, or a Target, which is given back.
-        **options: fields of Target and their values, `activation=QuantSpec(bits=4)`.
+        name: a registered name, of a variant "tensorrt:8.6" or "onnxruntime:arm"; or a Target,
+            which is given back. Of a version the first number counts.
+        **options: fields of Target and their values, `activation=QuantSpec(bits=4)`; and
+            `variant="8.6"`, which says the same as a name with it.
 
     Raises:
-        RegistryError: no such target.
+        RegistryError: no such target, or no such variant of it.
         SpecError: no such option.
     """
-    target = name if isinstance(name, Target) else TARGETS[name]
+    base, _, suffix = ("", "", "") if isinstance(name, Target) else name.partition(":")
+    target = name if isinstance(name, Target) else TARGETS[base]
     known = sorted(field for field in Target.__dataclass_fields__ if field != "name")
     for option in options:
         if option not in known:
@@ -104,4 +188,18 @@ def get(name: TargetLike, **options: Any) -> Target:
                 f"target {target.name!r} has no option {option!r}",
                 fix=choose_one_of(option, known),
             )
-    return replace(target, **options)
+    variant = options.pop("variant", suffix)
+    return replace(target, **{**_differences(target.name, variant), **options})
+
+
+def _differences(name: str, variant: str) -> dict[str, Any]:
+    """The fields in which a variant of a target is not the usual one."""
+    if not variant:
+        return {}
+    variants = VARIANTS.get(name, {})
+    key = variant if variant in variants else variant.partition(".")[0]
+    if key not in variants:
+        raise RegistryError(
+            f"target {name!r} has no variant {variant!r}", fix=choose_one_of(key, list(variants))
+        )
+    return {"variant": variant, **variants[key]}

@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from qdq.data import Batch, length, read, tensors_of
+from qdq.data import Batch, Inputs, length, read, tensors_of
 from qdq.errors import InputError
 from qdq.graph.coverage import integer_layers, optimized_ops
-from qdq.graph.files import load, metadata
+from qdq.graph.files import load, noted_target
+from qdq.graph.simulation.comparison import Comparison
 from qdq.numerics.distance import agreement, sqnr
 from qdq.progress import track
 from qdq.records.validation import ComparisonRow, ValidationReport
-from qdq.targets import TARGETS
-from qdq.validation.running import Runner, onnx_runner, session, torch_runner
+from qdq.validation.layers import LayerComparison
+from qdq.validation.running import Runner, feed, onnx_runner, session, torch_runner
 
 Array: TypeAlias = NDArray[Any]
 Metric: TypeAlias = Callable[[Array, Array], float]
@@ -43,9 +44,18 @@ def validate(
     providers: Sequence[str] | None = None,
     batches: int | None = None,
     optimize: bool = True,
+    layers: bool = False,
+    exact: bool = False,
     progress: bool = True,
 ) -> ValidationReport:
     """Run the file in onnxruntime and compare its first output with each reference's.
+
+    With `layers`, every quantized tensor of the file is compared too, in codes: with the sites of a
+    torch model (as it is switched, or as floats where it has no quantizers), or with the tensors of
+    another file that have the same names. That looks at the file as it is written, node by node.
+
+    With `exact`, the graph that onnxruntime makes of the file is also simulated in numpy, code for
+    code, and what is not as predicted is explained (see `qdq.graph.simulation`).
 
     Args:
         path: an ONNX file, of this package or not.
@@ -55,37 +65,70 @@ def validate(
         providers: onnxruntime's execution providers; None: the CPU's.
         batches: read so many at most; None for all.
         optimize: let onnxruntime rewrite the graph, as in deployment; False: node by node.
+        layers: compare tensor by tensor with each reference.
+        exact: simulate onnxruntime's CPU provider, with all its optimizations.
         progress: show a bar on a terminal.
 
     Raises:
         GraphError: no such file, no valid ONNX, or onnxruntime refuses it.
-        InputError: no batch, a batch of another form, or one that a runner does not take.
+        InputError: no batch, a batch of another form, or one that a runner does not take; `layers`
+            without a reference, or with one that has none of the tensors; `exact` of another
+            provider.
     """
-    target = metadata(load(path)).get("qdq.target", "")
-    named = reference if isinstance(reference, Mapping) else {"reference": reference}
-    runners = {name: _runner(each) for name, each in named.items() if each is not None}
-    runners = {"": onnx_runner(session(path, providers=providers, optimize=optimize)), **runners}
-    outputs, targets = _run_all(runners, data, batches, progress)
+    target = noted_target(load(path))
+    given = reference if isinstance(reference, Mapping) else {"reference": reference}
+    named = {name: each for name, each in given.items() if each is not None}
+    _require_possible(named, providers, layers=layers, exact=exact)
+    own = session(path, providers=providers, optimize=optimize)
+    runners = {"": onnx_runner(own)} | {name: _runner(each) for name, each in named.items()}
+    compared = LayerComparison(path, named) if layers else None
+    simulated = Comparison(path) if exact else None
+    looks: list[Callable[[Inputs], None]] = [] if compared is None else [compared.add]
+    if simulated is not None:
+        looks.append(lambda inputs: simulated.add(feed(own, inputs)))
+    outputs, targets = _run_all(runners, looks, data, batches, progress)
     measure = None if targets is None else (metric or top1)
     ops = optimized_ops(path)
-    integer, layers = integer_layers(ops)
+    integer, weighted = integer_layers(ops)
     return ValidationReport(
         path=str(path),
-        target=target,
+        target="" if target is None else target.label,
         samples=len(outputs[""]),
         metric_name="" if measure is None else measure.__name__,
         metric=_measured(measure, outputs[""], targets),
         bytes=Path(path).stat().st_size,
         ops=ops,
         integer_layers=integer,
-        layers=layers,
-        note=TARGETS[target].note if target in TARGETS else "",
+        layers=weighted,
+        note="" if target is None else target.note,
         rows=tuple(
             _compare(name, each, outputs[""], _measured(measure, each, targets))
             for name, each in outputs.items()
             if name
         ),
+        tensors=() if compared is None else compared.reports(),
+        exact=None if simulated is None else simulated.report(),
     )
+
+
+def _require_possible(
+    references: Mapping[str, Reference],
+    providers: Sequence[str] | None,
+    *,
+    layers: bool,
+    exact: bool,
+) -> None:
+    """InputError where `layers` or `exact` have nothing to work on."""
+    if layers and not references:
+        raise InputError(
+            "layers=True compares with a reference, and there is none",
+            fix="pass reference=, a torch model or another ONNX file",
+        )
+    if exact and list(providers or ["CPUExecutionProvider"]) != ["CPUExecutionProvider"]:
+        raise InputError(
+            f"exact=True simulates onnxruntime's CPU provider, not {', '.join(providers or ())}",
+            fix="pass providers=None",
+        )
 
 
 def _runner(reference: Reference) -> Runner:
@@ -95,9 +138,13 @@ def _runner(reference: Reference) -> Runner:
 
 
 def _run_all(
-    runners: dict[str, Runner], data: Iterable[object], batches: int | None, progress: bool
+    runners: dict[str, Runner],
+    looks: Sequence[Callable[[Inputs], None]],
+    data: Iterable[object],
+    batches: int | None,
+    progress: bool,
 ) -> tuple[dict[str, Array], Array | None]:
-    """First outputs of every runner, and the targets, each over all batches."""
+    """First outputs of every runner, and the targets, each over all batches; all look on."""
     parts: dict[str, list[Array]] = {name: [] for name in runners}
     targets: list[Array] = []
     steps = track(
@@ -106,6 +153,8 @@ def _run_all(
     for batch in steps:
         for name, run in runners.items():
             parts[name].append(run(batch.inputs)[0])
+        for look in looks:
+            look(batch.inputs)
         targets.extend(targets_of(batch))
     joined = {name: np.concatenate(each) for name, each in parts.items()}
     for name, each in joined.items():

@@ -1,11 +1,14 @@
-"""INT8 over float latency in onnxruntime: our files (target onnxruntime) against the float one.
+"""INT8 over float latency in onnxruntime: our files against the float one.
 
 CPU provider, one thread, batch 1. The sessions run in turn, some 20 ms each, so that a busy
 neighbour slows them alike and caches are warm; a ratio is that of one such turn. Weights are random
 unless a safetensors file is given: time does not depend on them. Printed: median [lower quartile,
-upper quartile], without the speed passes and with them, and what these did.
+upper quartile] of the file as placed, without speed passes; fast, with them; and of one made for
+TensorRT: apart, still int8, each reader of codes with a Q of its own; retargeted, from the file
+alone, for onnxruntime.
 
     python scripts/benchmarks/latency.py resnet20 resnet18
+    python scripts/benchmarks/latency.py resnet18_tensorrt resnet18_portable
     python scripts/benchmarks/latency.py resnet20 --weights resnet20.safetensors --runs 300
 """
 
@@ -24,21 +27,26 @@ from torch import nn
 
 import qdq
 from models import mobilenetv2, resnet, squeezenet, transformer
-from qdq.graph.speed import PASSES
+from qdq.graph import retarget
+from qdq.graph.speed import PASSES, speed_up_file
+from qdq.targets.target import TargetLike
 
-# Factory, shape of one input, whether activations are signed as TensorRT's are.
+SIGNED = qdq.targets.get("onnxruntime", activation=qdq.QuantSpec())
+# Factory, shape of one input, for whom pairs are placed.
 MODELS = {
-    "resnet20": (resnet.resnet20, (3, 32, 32), False),
-    "resnet18": (resnet.resnet18, (3, 224, 224), False),
-    "resnet18_signed": (resnet.resnet18, (3, 224, 224), True),
-    "resnet50": (resnet.resnet50, (3, 224, 224), False),
-    "mobilenet_v2": (mobilenetv2.mobilenet_v2, (3, 224, 224), False),
-    "mobilenet_v2_tf": (mobilenetv2.mobilenet_v2_tf, (3, 224, 224), False),
-    "squeezenet1_1": (squeezenet.squeezenet1_1, (3, 224, 224), False),
+    "resnet20": (resnet.resnet20, (3, 32, 32), "onnxruntime"),
+    "resnet18": (resnet.resnet18, (3, 224, 224), "onnxruntime"),
+    "resnet18_signed": (resnet.resnet18, (3, 224, 224), SIGNED),
+    "resnet18_portable": (resnet.resnet18, (3, 224, 224), "tensorrt:portable"),
+    "resnet18_tensorrt": (resnet.resnet18, (3, 224, 224), "tensorrt"),
+    "resnet50": (resnet.resnet50, (3, 224, 224), "onnxruntime"),
+    "mobilenet_v2": (mobilenetv2.mobilenet_v2, (3, 224, 224), "onnxruntime"),
+    "mobilenet_v2_tf": (mobilenetv2.mobilenet_v2_tf, (3, 224, 224), "onnxruntime"),
+    "squeezenet1_1": (squeezenet.squeezenet1_1, (3, 224, 224), "onnxruntime"),
     "bert_layer": (
         partial(transformer.EncoderBlock, 384, 12, torch_attention=False),
         (128, 384),
-        False,
+        "onnxruntime",
     ),
 }
 
@@ -65,17 +73,24 @@ def repeat(run: Callable[[], object], times: int) -> None:
         run()
 
 
-def write(model: nn.Module, x: torch.Tensor, signed: bool, folder: Path) -> dict[str, Path]:
-    """The float file with BatchNorm folded, and ours as placed and as sped up."""
-    paths = {name: folder / f"{name}.onnx" for name in ("float", "placed", "fast")}
+def write(model: nn.Module, x: torch.Tensor, target: TargetLike, folder: Path) -> dict[str, Path]:
+    """The float file with BatchNorm folded, and ours as placed and as rewritten for speed."""
+    runtime = qdq.targets.get(target)
+    names = ["float", "placed", "fast"]
+    names += ["apart", "retargeted"] if runtime.name == "tensorrt" else []
+    paths = {name: folder / f"{name}.onnx" for name in names}
     qdq.fuse(model.eval())
     torch.onnx.export(model, (x[:1],), paths["float"], dynamo=False, input_names=["x"])
-    options = {"activation": qdq.QuantSpec()} if signed else {}
-    qdq.insert(model, x, target=qdq.targets.get("onnxruntime", **options))
+    qdq.insert(model, x, target=runtime)
     qdq.calibrate(model, [x], method="max", progress=False)
     qdq.export_onnx(model, x[:1], paths["placed"], input_names=["x"], skip_passes=list(PASSES))
-    done = qdq.export_onnx(model, x[:1], paths["fast"], input_names=["x"]).passes
-    print("  ", ", ".join(f"{name} {count}" for name, count in done.items() if count))
+    for name, reader in (("fast", "onnxruntime"), ("apart", runtime)):
+        if name in paths:
+            done = speed_up_file(paths["placed"], paths[name], target=reader)
+            print(f"  {name}:", ", ".join(f"{each} {n}" for each, n in done.items() if n))
+    if "retargeted" in paths:
+        data = [{"x": x[:1].numpy()}]
+        print(" ", retarget(paths["placed"], paths["retargeted"], "onnxruntime", data=data))
     return paths
 
 
@@ -91,20 +106,20 @@ def main() -> None:
     torch.manual_seed(0)
     print(f"onnxruntime {onnxruntime.__version__}, {asked.threads} thread(s), batch 1, CPU time")
     for name in asked.models:
-        build, shape, signed = MODELS[name]
+        build, shape, target = MODELS[name]
         model, x = build(), torch.randn(4, *shape)
         if asked.weights:
             model.load_state_dict(load_file(asked.weights))
         else:
             model(x)  # in training mode: BatchNorm sees what activations there are
         with tempfile.TemporaryDirectory() as folder:
-            paths = write(model, x, signed, Path(folder))
+            paths = write(model, x, target, Path(folder))
             runs = {key: session(path, asked.threads) for key, path in paths.items()}
         calls = {key: partial(run.run, None, {"x": x[:1].numpy()}) for key, run in runs.items()}
         count = calls_per_turn(calls["float"])
         jobs = {key: partial(repeat, call, count) for key, call in calls.items()}
         times = Times(jobs, asked.runs, per=count)
-        ratios = ", ".join(f"{key} {times.ratio(key, 'float')}" for key in ("placed", "fast"))
+        ratios = ", ".join(f"{key} {times.ratio(key, 'float')}" for key in runs if key != "float")
         spent = ", ".join(f"{key} {times.spent(key)}" for key in runs)
         print(f"{name:15} {ratios}   {spent}", flush=True)
 

@@ -75,11 +75,41 @@ def test_torchs_log_is_left_as_it_was(on: bool) -> None:
 
 
 def test_any_other_words_are_passed_on() -> None:
-    error = explain_refusal(ValueError("first\nsecond"), nn.Linear(1, 1), newest=17)
+    error = explain_refusal(ValueError("first\nsecond"), nn.Linear(1, 1), opset=13)
     assert error.what == "torch.onnx could not export this model: ValueError: first"
     assert error.fix == (
         "export the float model with torch.onnx.export(..., dynamo=False) to see what it objects to"
     )
+
+
+def test_torch_export_names_the_operator_it_has_no_onnx_for(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    error = refusal(torch.linalg.eigvalsh, torch.eye(3)[None].repeat(2, 1, 1), opset=18)
+    assert str(error) == (
+        "torch.onnx could not export this model: it has no ONNX for aten._linalg_eigh\n"
+        "  at:  Function\n"
+        "  fix: compute it without aten._linalg_eigh, or outside of the model"
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_forward_that_fixes_the_batch_is_told_so() -> None:
+    error = refusal(lambda x: x.reshape(2, -1), torch.randn(2, 3), opset=18)
+    assert str(error) == (
+        "torch.onnx could not export this model: the forward fixes the size 'batch' to 2\n"
+        "  at:  Function\n"
+        "  fix: compute it for any size, or pass dynamic_batch=False and no dynamic_shapes of it"
+    )
+
+
+def test_a_way_that_depends_on_data_is_left_to_the_other_exporter() -> None:
+    error = refusal(lambda x: x * 2 if x.sum() > 0 else x, torch.randn(2, 3), opset=18)
+    assert error.what.startswith(
+        "torch.onnx could not export this model: GuardOnDataDependentSymNode: Could not guard on "
+        "data-dependent expression"
+    )
+    assert error.fix == "pass opset=17, which another exporter of torch's writes"
 
 
 def test_sizes_that_become_constants_are_not_warned_of() -> None:

@@ -94,9 +94,21 @@ def test_int8_codes_with_more_than_one_reader_keep_their_layer_float(
     found = row(explain(file_of(draw.done(*outputs), tmp_path)), "Conv_0")
     if kind is np.int8 and readers == 2:
         why = "int8 codes of y/QuantizeLinear have 2 readers: they cannot become uint8"
-        assert (found.fate, found.why) == ("float", why)
+        assert (found.fate, found.rule, found.why) == ("float", "O27", why)
     else:
         assert found.fate == "integer"
+
+
+def test_layers_behind_int8_codes_with_several_readers_are_float_by_the_same_rule(
+    tmp_path: Path,
+) -> None:
+    draw = Sketch(1, 8, 6, 6)
+    x = draw.pair(draw.node("Exp", draw.x), "in", kind=np.int8)
+    layers = [draw.pair(draw.integer_conv(x, 8, 8, 1, 1), f"y{i}", kind=np.int8) for i in (0, 1)]
+    report = explain(file_of(draw.done(*layers), tmp_path))
+    found = {(each.fate, each.rule) for each in report.rows if each.op == "Conv"}
+    assert found == {("float", "O27")}
+    assert row(report, "in/QuantizeLinear").rule == "O27"
 
 
 def test_a_pool_between_equal_grids_runs_on_codes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from qdq.errors import RegistryError, SpecError
 from qdq.spec import QuantSpec
 from qdq.targets import TARGETS, Target, get
+from qdq.targets.target import VARIANTS
 
 
 def test_tensorrt_wants_symmetric_int8_and_nothing_behind_a_product() -> None:
@@ -40,6 +41,67 @@ def test_a_tensorrt_file_tells_who_runs_it_elsewhere_what_to_do() -> None:
 def test_a_target_is_given_back_as_it_is() -> None:
     target = get("tensorrt")
     assert get(target) == target
+
+
+@pytest.mark.parametrize("version", ["8", "8.6", "8.6.1"])
+def test_tensorrt_8_reads_float_weights_and_no_quantized_transposed_conv(version: str) -> None:
+    old, usual = get(f"tensorrt:{version}"), get("tensorrt")  # T04, T06
+    assert (old.name, old.variant, old.label) == ("tensorrt", version, f"tensorrt:{version}")
+    assert (old.float_weights, old.transposed_axis) == (True, 0)
+    assert (usual.float_weights, usual.transposed_axis, usual.label) == (False, 1, "tensorrt")
+    assert set(old.float_kinds) - set(usual.float_kinds) == {"conv_transpose"}
+    assert get("tensorrt", variant=version) == old
+
+
+@pytest.mark.parametrize("version", ["9", "10", "10.13"])
+def test_later_versions_of_tensorrt_are_the_usual_one(version: str) -> None:
+    assert get(f"tensorrt:{version}", variant=version) == get("tensorrt", variant=version)
+    assert dataclasses.replace(get(f"tensorrt:{version}"), variant="") == get("tensorrt")
+
+
+def test_without_vnni_weights_have_seven_bits_and_nothing_else_differs() -> None:
+    slow, usual = get("onnxruntime:x86-without-vnni"), get("onnxruntime:x86")  # O24
+    assert (slow.weight.qmin, slow.weight.qmax) == (-63, 63)
+    assert dataclasses.replace(slow, weight=usual.weight, costs=usual.costs, variant="x86") == usual
+
+
+def test_arm_keeps_int8_codes_whose_lowest_stands_for_zero_behind_a_relu() -> None:
+    arm = get("onnxruntime:arm")  # O03, O24, O27
+    assert (arm.activation.signed, arm.activation.symmetric) == (True, False)
+    assert arm.signed_kernels
+    assert {"shift_codes", "split_quantizers"} <= set(arm.skip_passes)
+
+
+def test_the_portable_form_has_the_codes_of_one_and_the_places_of_the_other() -> None:
+    both, codes, places = get("tensorrt:portable"), get("tensorrt"), get("onnxruntime")
+    for field in ("activation", "weight", "integer_bias", "name"):
+        assert getattr(both, field) == getattr(codes, field)
+    for field in ("quantize_outputs", "skip_branch_only"):
+        assert getattr(both, field) == getattr(places, field)
+    assert both.note == ""
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_named_by_what_get_takes(name: str) -> None:
+    for variant in VARIANTS[name]:
+        assert get(get(f"{name}:{variant}").label) == get(f"{name}:{variant}")
+
+
+def test_a_variant_of_a_target_given_as_a_value_keeps_its_other_fields() -> None:
+    small = get("tensorrt", skip_small=True)
+    assert get(small, variant="8").skip_small
+    assert get(small, variant="8").float_weights
+
+
+@pytest.mark.parametrize("name", ["tensorrt:7.2", "onnxruntime:gpu"])
+def test_an_unknown_variant_names_all_known(name: str) -> None:
+    target, _, variant = name.partition(":")
+    with pytest.raises(RegistryError) as caught:
+        get(name)
+    known = {"tensorrt": "8, 9, 10, portable", "onnxruntime": "x86, x86-without-vnni, arm"}
+    assert str(caught.value) == (
+        f"target {target!r} has no variant {variant!r}\n  fix: known: {known[target]}"
+    )
 
 
 def test_options_replace_fields_of_the_copy_alone() -> None:

@@ -104,3 +104,17 @@ def test_a_record_comes_back_from_its_dictionary(linear: tuple[nn.Module, Path])
     assert type(found).from_dict(found.to_dict()) == found
     with pytest.raises(InputError, match="this is no ValidationReport: samples"):
         type(found).from_dict({**found.to_dict(), "samples": "many"})
+
+
+def test_exact_predicts_the_file_on_the_same_batches(linear: tuple[nn.Module, Path]) -> None:
+    found = validate(linear[1], data(), exact=True, progress=False)
+    assert found.exact is not None
+    assert found.exact.samples == found.samples == 10
+    assert found.exact.is_exact
+    assert type(found).from_dict(found.to_dict()) == found
+    assert "exact: " in str(found)
+
+
+def test_exact_is_of_the_cpu_provider(linear: tuple[nn.Module, Path]) -> None:
+    with pytest.raises(InputError, match="CPU provider, not CUDAExecutionProvider"):
+        validate(linear[1], data(), providers=["CUDAExecutionProvider"], exact=True)

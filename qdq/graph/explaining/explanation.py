@@ -33,8 +33,9 @@ def explain(
 ) -> ExplanationReport:
     """Say of every node of a file in which numbers it runs, in which kernel, and why.
 
-    For onnxruntime the file is handed to its CPU provider and the optimized graph is read. For
-    TensorRT, which need not be here, the regions it will fuse are predicted from its rules.
+    For onnxruntime the file is handed to its CPU provider and the optimized graph is read: kernels
+    are those of this machine, whatever variant the rules are of. For TensorRT, which need not be
+    here, the regions it will fuse are predicted from its rules; see also `explain_engine`.
 
     Args:
         path: an ONNX file, of this package or not, float or with Q and DQ.

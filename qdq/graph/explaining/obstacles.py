@@ -5,10 +5,8 @@ What lint finds at the node comes first. The rest says what a rule of its operat
 
 from dataclasses import dataclass
 
-from onnx import TensorProto
-
-from qdq.graph.linting.grids import codes_kind
 from qdq.graph.linting.nodes import DQ, Node, Q
+from qdq.graph.linting.onnxruntime_operators import readers_of_int8
 from qdq.graph.linting.view import View
 from qdq.records.findings import Finding
 
@@ -63,11 +61,12 @@ def obstacle(view: View, node: Node, findings: list[Finding]) -> Obstacle:
         return Obstacle(rule, f"{bare[0]} reaches it without a pair")
     if ends or not readers:
         return Obstacle(rule, f"behind it stands {(ends or [''])[0] or 'an output'}, no Q")
-    for quantizer in (use.node for use in readers if use.node is not None):
-        count = len(view.uses(quantizer.result, {DQ}))
-        if count > 1 and codes_kind(view, quantizer) == TensorProto.INT8:
+    ahead = (view.pair(pair) for name in values if (pair := view.dq(name)) is not None)
+    behind = (use.node for use in readers)
+    for quantizer in (each for each in (*behind, *ahead) if each is not None):
+        if (count := readers_of_int8(view, quantizer)) > 1:
             why = f"int8 codes of {quantizer.label} have {count} readers: they cannot become uint8"
-            return Obstacle("", why)
+            return Obstacle("O27", why)
     return Obstacle("", "its pairs look whole, and onnxruntime still runs it in float")
 
 

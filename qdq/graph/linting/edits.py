@@ -1,10 +1,10 @@
 """Small changes of a model: what every fix is made of."""
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from qdq.graph.linting.nodes import DQ, Array, Node
-from qdq.graph.linting.view import View
+from qdq.graph.linting.view import View, names_read
 
 
 class Edits:
@@ -19,6 +19,7 @@ class Edits:
         graph = model.graph
         self._taken = {each.name for each in (*graph.initializer, *graph.input, *graph.value_info)}
         self._taken |= {name for node in graph.node for name in (*node.input, *node.output)}
+        self._read = names_read(graph)
 
     def hold(self, name: str, values: Array) -> str:
         """A new initializer; gives its name, which is like that one."""
@@ -49,11 +50,30 @@ class Edits:
         self.model.graph.node.extend(kept)
         self.count += len(nodes)
 
+    def put_in_front(self, node: Node, op: str, *inputs: str, axis: int) -> None:
+        """Let a new node of one output compute what a node reads first."""
+        name = f"{node.input(0)}.{op}"
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        made = helper.make_node(op, inputs, [name], name=name, axis=axis)
+        index = next(i for i, each in enumerate(self.model.graph.node) if each is node.proto)
+        self.model.graph.node.insert(index, made)
+        self.feed(node, 0, name)
+
     def forget_type(self, tensor: str) -> None:
         """Drop what the file notes of a tensor's type."""
         infos = self.model.graph.value_info
         for index in reversed([i for i, each in enumerate(infos) if each.name == tensor]):
             del infos[index]
+
+    def forget_unread(self) -> None:
+        """Drop the initializers that were read before and are no more."""
+        graph = self.model.graph
+        unread = self._read - names_read(graph) - {each.name for each in graph.input}
+        held = graph.initializer
+        for index in reversed([i for i, each in enumerate(held) if each.name in unread]):
+            del held[index]
 
     def set_attribute(self, node: Node, name: str, value: int) -> None:
         """Give an integer attribute a value."""

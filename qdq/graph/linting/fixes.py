@@ -12,9 +12,16 @@ from onnx import ModelProto, TensorProto, helper
 
 from qdq.graph.linting.bounds import bounds
 from qdq.graph.linting.edits import Edits, is_read_by_nodes_only, readers_are_dq, zeros_like
-from qdq.graph.linting.grids import ENDS, codes_kind, same_grid, scale_of, zero_point_of
-from qdq.graph.linting.nodes import COPIES, DQ, WEIGHTED, Node, Q
-from qdq.graph.linting.onnxruntime_operators import MOVES
+from qdq.graph.linting.grids import (
+    ENDS,
+    codes_kind,
+    same_grid,
+    scale_of,
+    weights,
+    zero_point_of,
+)
+from qdq.graph.linting.nodes import COPIES, DQ, WEIGHTED, Array, Node, Q
+from qdq.graph.linting.onnxruntime_operators import MOVES, readers_of_int8
 from qdq.graph.linting.view import View
 from qdq.registry import Registry
 from qdq.targets import Target
@@ -31,7 +38,7 @@ def mend(model: ModelProto, target: Target) -> None:
     """Apply every fix of the target's rules to the main graph, in place."""
     if model.ir_version < _INITIALIZERS_ALONE:
         return
-    fixes = [fix for rule, fix in FIXES.items() if RULES[rule].target in ("", target.name)]
+    fixes = [fix for rule, fix in FIXES.items() if _holds(rule, target)]
     edits, view = Edits(model), View(model)
     for _ in range(_ROUNDS):
         at_start = edits.count
@@ -41,7 +48,14 @@ def mend(model: ModelProto, target: Target) -> None:
                 fix(view, edits)
             view = view if edits.count == before else View(model)
         if edits.count == at_start:
-            return
+            break
+    edits.forget_unread()
+
+
+def _holds(rule: str, target: Target) -> bool:
+    """Whether a rule is one of the target's, and of this variant of it."""
+    asked = {"T06": target.float_weights, "O27": not target.signed_kernels}
+    return RULES[rule].target in ("", target.name) and asked.get(rule, True)
 
 
 @FIXES.add("Q04")
@@ -87,6 +101,41 @@ def shift_codes_to_int8(view: View, edits: Edits) -> None:
             shifted = (codes.astype(np.int16) - 128).astype(np.int8)
             edits.feed(node, 0, edits.hold(f"{node.input(0)}.int8", shifted))
             _give_zero(view, edits, node)
+
+
+@FIXES.add("T06")
+def write_weights_as_float(view: View, edits: Edits) -> None:
+    """The codes of a weight become the floats that they stand for, in front of a Q."""
+    for weight in weights(view):
+        node, scale, point = weight.dq, scale_of(view, weight.dq), zero_point_of(view, weight.dq)
+        codes = view.value(node.input(0))
+        if codes is None or codes.dtype != np.int8 or not _comes_back(scale):
+            continue
+        if scale is None or point is None or point.any() or point.size != scale.size:
+            continue
+        shape = [1] * codes.ndim
+        axis = node.attribute("axis", 1) % codes.ndim
+        shape[axis] = scale.size if scale.size > 1 else 1
+        values = codes.astype(np.float32) * scale.reshape(shape)
+        held = edits.hold(f"{node.input(0)}.float", values)
+        edits.put_in_front(node, Q, held, *node.inputs[1:3], axis=axis)
+
+
+@FIXES.add("O27")
+def shift_codes_to_uint8(view: View, edits: Edits) -> None:
+    """Int8 codes of an activation with several readers become uint8 codes, 128 more each."""
+    for node in view.of(Q):
+        readers = None if view.is_constant(node.input(0)) else readers_are_dq(view, node.result)
+        if not readers or readers_of_int8(view, node) < 2:
+            continue
+        points = [zero_point_of(view, each) for each in (node, *readers)]
+        if any(each is None or each.dtype != np.int8 for each in points):
+            continue
+        for each, point in zip((node, *readers), points, strict=True):
+            shifted = (np.asarray(point, np.int16) + 128).astype(np.uint8)
+            edits.feed(each, 2, edits.hold(f"{each.input(2)}.uint8", shifted))
+        edits.set_attribute(node, "output_dtype", TensorProto.UINT8)
+        edits.forget_type(node.result)
 
 
 @FIXES.add("T14")
@@ -189,10 +238,16 @@ def _rounds_nothing(view: View, ahead: Node, node: Node) -> bool:
     (c * s) / s is off by less than |c| / 2^22 in float32, and rounds to c for all of 16 bits.
     """
     scale, kind = scale_of(view, node), codes_kind(view, node)
-    if scale is None or scale.dtype != np.float32 or kind not in ENDS or kind == TensorProto.INT32:
+    known = kind in ENDS and kind != TensorProto.INT32
+    return known and _comes_back(scale) and same_grid(view, ahead, node)
+
+
+def _comes_back(scale: Array | None) -> bool:
+    """Whether every code of 16 bits is found again in c * s, see `_rounds_nothing`."""
+    if scale is None or scale.dtype != np.float32:
         return False
     tiny, huge = np.finfo(np.float32).smallest_normal, np.finfo(np.float32).max / 2**17
-    return bool(np.all((scale >= tiny) & (scale <= huge))) and same_grid(view, ahead, node)
+    return bool(np.all((scale >= tiny) & (scale <= huge)))
 
 
 def _is_never_clipped(view: View, node: Node) -> bool:

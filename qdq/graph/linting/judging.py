@@ -7,7 +7,7 @@ import numpy as np
 from onnx import ModelProto
 
 from qdq.errors import GraphError, RegistryError
-from qdq.graph.files import metadata
+from qdq.graph.files import noted_target
 from qdq.graph.linting import (  # noqa: F401  (they join the registry)
     onnxruntime_layers,
     onnxruntime_pairs,
@@ -44,8 +44,8 @@ def lint(
     Args:
         path: an ONNX file.
         target: the runtime, by name or as a Target; None: the one that our export noted in the
-            file. `get("tensorrt", skip_small=True)` asks for T18 and T19 as well,
-            `get("onnxruntime", weight=QuantSpec(bits=7))` for O24.
+            file. `get("tensorrt", skip_small=True)` asks for T18 and T19 as well, "tensorrt:8" for
+            T06, "onnxruntime:x86-without-vnni" for O24; "onnxruntime:arm" does without O27.
         fix: where to write a copy in which is mended what can be without changing a single value
             that the file computes; None: nowhere. The report is of that copy then.
 
@@ -98,11 +98,11 @@ def _require_rules(target: Target) -> None:
 
 def _noted(model: ModelProto, path: Path) -> Target:
     """The target that our export wrote into the file."""
-    name = metadata(model).get("qdq.target", "")
-    if name not in TARGETS:
+    target = noted_target(model)
+    if target is None:
         raise GraphError(
             "the file does not say which runtime it is made for",
             at=str(path),
             fix=f"name the target: {', '.join(sorted(TARGETS))}",
         )
-    return get(name)
+    return target

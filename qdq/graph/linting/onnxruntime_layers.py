@@ -8,7 +8,12 @@ from onnx import TensorProto
 from qdq.graph.linting.checks import checks, found
 from qdq.graph.linting.grids import ENDS, codes_kind, ends, scale_of, weight_codes, weights
 from qdq.graph.linting.nodes import MOVERS, Array, Node, Q
-from qdq.graph.linting.onnxruntime_operators import MOVES, ends_an_integer_operator
+from qdq.graph.linting.onnxruntime_operators import (
+    MOVES,
+    decoder,
+    ends_an_integer_operator,
+    readers_left,
+)
 from qdq.graph.linting.view import View
 from qdq.records.findings import Finding
 from qdq.targets import Target
@@ -46,7 +51,7 @@ def convolutions_give_codes(view: View, target: Target) -> Iterator[Finding]:
     for node in view.of("Conv"):
         if len(view.quantized(node)) < 2 or view.dq(node.input(1), MOVERS) is None:
             continue
-        readers = view.readers(node.result)
+        readers = readers_left(view, node.result)
         if len(readers) != 1:
             yield _read_often(view, node, readers_of_q=any(use.op == Q for use in readers))
             continue
@@ -72,7 +77,7 @@ def products_have_one_reader(view: View, target: Target) -> Iterator[Finding]:
     With a ReLU or Clip behind them they run float, unless a Q follows that does its work.
     """
     for node in view.of("Gemm", "MatMul"):
-        readers = view.readers(node.result)
+        readers = readers_left(view, node.result)
         both = all(view.dq(name, MOVERS) is not None for name in node.inputs[:2])
         if not both:
             continue
@@ -80,7 +85,7 @@ def products_have_one_reader(view: View, target: Target) -> Iterator[Finding]:
             yield _read_often(view, node, readers_of_q=True)
         clamp = readers[0].node if len(readers) == 1 else None
         if clamp is not None and clamp.op in ("Relu", "Clip"):
-            behind = view.readers(clamp.result)
+            behind = readers_left(view, clamp.result)
             if len(behind) == 1 and behind[0].op == Q:
                 yield from _clamp_is_dropped(view, node, clamp)
             elif len(behind) == 1 and behind[0].node is not None:
@@ -107,9 +112,9 @@ def biases_are_int32(view: View, target: Target) -> Iterator[Finding]:
         node, ahead = weight.layer, view.dq(weight.layer.input(0), MOVERS)
         if node.op not in ("Conv", "Gemm") or not node.input(2) or ahead is None:
             continue
-        bias = view.dq(node.input(2))
+        bias = decoder(view, node.input(2))
         if bias is None or codes_kind(view, bias) != TensorProto.INT32:
-            fused = any(use.op == Q for use in view.uses(node.result, {"Relu", "Clip"}))
+            fused = any(use.op == Q for use in view.uses(node.result, {"Relu", "Clip", "Identity"}))
             runs = "it is quantized at run time" if fused else "the layer runs float"
             yield found(
                 "O16" if node.op == "Gemm" else "O07",
@@ -165,7 +170,7 @@ def integers_do_not_overflow(view: View, target: Target) -> Iterator[Finding]:
     """Biases cut off at the end of int32, and sums that can leave it."""
     for weight in weights(view):
         node, codes = weight.layer, weight_codes(view, weight.dq)
-        bias = view.dq(node.input(2)) if node.op in ("Conv", "Gemm") and node.input(2) else None
+        bias = decoder(view, node.input(2)) if node.op in ("Conv", "Gemm") else None
         held = view.value(bias.input(0)) if bias is not None else None
         most = 0 if held is None or not held.size else int(np.abs(held.astype(np.int64)).max())
         why = ""
@@ -184,7 +189,7 @@ def _reaches_a_quantizer(view: View, node: Node) -> bool:
 
 
 def _read_often(view: View, node: Node, *, readers_of_q: bool) -> Finding:
-    readers = view.readers(node.result)
+    readers = readers_left(view, node.result)
     if not readers_of_q:
         count = len(readers) or "no"
         return found("O02", node, f"{count} readers, and no Q behind it", "put one pair behind it")
@@ -195,7 +200,7 @@ def _read_often(view: View, node: Node, *, readers_of_q: bool) -> Finding:
 
 def _clamp_is_dropped(view: View, layer: Node, clamp: Node) -> Iterator[Finding]:
     """A ReLU or Clip goes where the codes behind it cannot hold more than it lets pass."""
-    readers = view.readers(clamp.result)
+    readers = readers_left(view, clamp.result)
     quantizers = [use.node for use in readers if use.op == Q and use.node is not None]
     if len(readers) != 1 or not quantizers:
         rule = "O17" if quantizers else "O02"

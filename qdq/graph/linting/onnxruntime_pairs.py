@@ -1,4 +1,4 @@
-"""onnxruntime's rules on all other pairs: O04, O09-O14, O17, O19, O21-O23."""
+"""onnxruntime's rules on all other pairs: O04, O09-O14, O17, O19, O21-O23, O27."""
 
 from collections.abc import Iterator
 
@@ -12,10 +12,13 @@ from qdq.graph.linting.onnxruntime_operators import (
     JOINS,
     MOVES,
     ONE_INPUT,
+    decoder,
     ends_an_integer_operator,
     is_nearest,
     moves_codes,
     quantizers,
+    readers_left,
+    readers_of_int8,
 )
 from qdq.graph.linting.view import View
 from qdq.records.findings import Finding
@@ -33,7 +36,8 @@ def sums_and_products_are_whole(view: View, target: Target) -> Iterator[Finding]
             continue
         if not all(held):
             missing = node.inputs[held.index(False)]
-            residual = node.op == "Add" and view.layer(missing) is not None
+            origin = view.source(missing, {"Identity"})
+            residual = node.op == "Add" and view.layer(origin) is not None
             why = f"{missing} is float, the other input int8"
             fix = "put a pair on it too" + (", behind the layer" if residual else "")
             yield found("O10" if residual else "O09", node, why, fix, tensor=missing)
@@ -44,7 +48,7 @@ def sums_and_products_are_whole(view: View, target: Target) -> Iterator[Finding]
 def concats_are_whole(view: View, target: Target) -> Iterator[Finding]:
     """Concats with a float input, or without Q behind."""
     for node in view.of("Concat"):
-        held = [view.dq(name) is not None for name in node.inputs]
+        held = [decoder(view, name) is not None for name in node.inputs]
         if any(held) and not all(held):
             missing = node.inputs[held.index(False)]
             why = f"{missing} is float, other inputs are int8"
@@ -57,10 +61,11 @@ def concats_are_whole(view: View, target: Target) -> Iterator[Finding]:
 def operators_of_one_input_are_whole(view: View, target: Target) -> Iterator[Finding]:
     """Pools, Sigmoid, LeakyRelu and Softmax without Q behind."""
     for node in view.of(*ONE_INPUT):
-        pair = view.dq(node.input(0)) if node.inputs else None
+        pair = decoder(view, node.input(0)) if node.inputs else None
         if pair is None:
             continue
-        carried = ends_an_integer_operator(view, pair) and not quantizers(view.readers(node.result))
+        readers = readers_left(view, node.result)
+        carried = ends_an_integer_operator(view, pair) and not quantizers(readers)
         if not carried:  # else it only reads, as float, what an integer operator gave
             yield from _gives_codes(view, node, "O13")
 
@@ -138,12 +143,26 @@ def grids_are_complete(view: View, target: Target) -> Iterator[Finding]:
             yield found("O23", node, why, "calibrate it per tensor")
 
 
+@checks("O27")
+def int8_codes_have_one_reader(view: View, target: Target) -> Iterator[Finding]:
+    """Int8 codes with several readers next to an operator with an integer kernel."""
+    for node in view.of(Q):
+        count = 0 if target.signed_kernels else readers_of_int8(view, node)
+        if count < 2 or view.is_constant(node.input(0)):
+            continue
+        around = {use.op for use in view.uses(node.result, {DQ, *MOVES})}
+        maker = view.maker(view.source(node.input(0), {"Relu", "Clip", *MOVES}))
+        if around & INTEGER or (maker is not None and maker.op in INTEGER):
+            why = f"its int8 codes have {count} readers and cannot become uint8"
+            yield found("O27", node, why, "write uint8 codes, 128 more each; --fix does")
+
+
 def _gives_codes(view: View, node: Node, rule: str) -> Iterator[Finding]:
     """One Q behind a node, of the type of the codes in front; of a sum a ReLU may stand between."""
-    readers = view.readers(node.result)
+    readers = readers_left(view, node.result)
     relu = readers[0].node if len(readers) == 1 and readers[0].op == "Relu" else None
     if relu is not None and rule == "O09":
-        behind = view.readers(relu.result)
+        behind = readers_left(view, relu.result)
         if len(behind) == 1 and quantizers(behind):
             span = ends(view, quantizers(behind)[0])
             if span is not None and span[0] < 0:
@@ -158,7 +177,7 @@ def _gives_codes(view: View, node: Node, rule: str) -> Iterator[Finding]:
     elif not behind_it:
         yield found(rule, node, "no Q behind it", "put a pair behind it, or none in front")
     else:
-        ahead = {codes_kind(view, each) for name in node.inputs if (each := view.dq(name))}
+        ahead = {codes_kind(view, each) for name in node.inputs if (each := decoder(view, name))}
         if ahead != {codes_kind(view, behind_it[0])}:
             why = "codes of different types around it"
             yield found(rule, node, why, "quantize all to one type")
@@ -166,13 +185,13 @@ def _gives_codes(view: View, node: Node, rule: str) -> Iterator[Finding]:
 
 def _is_held(view: View, name: str) -> bool:
     """Whether a DQ makes it, and not of rows picked from a table, which are int8 to be small."""
-    pair = view.dq(name) if name else None
+    pair = decoder(view, name) if name else None
     return pair is not None and view.op(pair.input(0)) != "Gather"
 
 
 def _adds_a_bias(view: View, node: Node) -> bool:
     """Whether an addition is the int32 bias of a MatMul, which is folded to float."""
-    held = [pair for name in node.inputs if (pair := view.dq(name)) is not None]
+    held = [pair for name in node.inputs if (pair := decoder(view, name)) is not None]
     return all(codes_kind(view, pair) == TensorProto.INT32 for pair in held)
 
 

@@ -1,4 +1,4 @@
-"""TensorRT's rules on types, scales, axes, opsets and biases: T01-T05, T07, T15, T22."""
+"""TensorRT's rules on types, scales, axes, opsets and biases: T01-T07, T15, T22."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,14 @@ import numpy as np
 from onnx import TensorProto
 
 from qdq.graph.linting.checks import checks, found
-from qdq.graph.linting.grids import codes_kind, same_grid, scale_of, weights, zero_point_of
+from qdq.graph.linting.grids import (
+    Weight,
+    codes_kind,
+    same_grid,
+    scale_of,
+    weights,
+    zero_point_of,
+)
 from qdq.graph.linting.nodes import DQ, WEIGHTED, Node, Q
 from qdq.graph.linting.view import View
 from qdq.records.findings import Finding
@@ -69,7 +76,7 @@ def scales_are_one_or_per_channel(view: View, target: Target) -> Iterator[Findin
     for weight in weights(view):
         if weight.axis is None and weight.channels > 1 and scale_of(view, weight.dq) is not None:
             why = f"one scale for {weight.channels} output channels"
-            fix = f"keep a scale per entry of axis {weight.channel_axis}"
+            fix = f"keep a scale per entry of axis {_scale_axis(weight, target)}"
             yield found("T03", weight.layer, why, fix, tensor=weight.dq.input(1))
 
 
@@ -77,10 +84,11 @@ def scales_are_one_or_per_channel(view: View, target: Target) -> Iterator[Findin
 def weight_scales_follow_the_channels(view: View, target: Target) -> Iterator[Finding]:
     """Scales along an axis that is summed over."""
     for weight in weights(view):
-        if weight.axis not in (None, weight.channel_axis):
-            want = weight.channel_axis
+        want = _scale_axis(weight, target)
+        if weight.axis not in (None, want):
             why = f"weight scales along axis {weight.axis} instead of {want}"
-            fix = f"quantize this weight along axis {want}, that of its output channels"
+            channels = ", that of its output channels" if want == weight.channel_axis else ""
+            fix = f"quantize this weight along axis {want}{channels}"
             yield found("T04", weight.layer, why, fix, tensor=weight.dq.input(1))
 
 
@@ -94,6 +102,17 @@ def the_opset_knows_the_codes(view: View, target: Target) -> Iterator[Finding]:
         if view.opset < needed:
             why = f"it needs opset {needed}, the file has {view.opset}"
             yield found("T05", node, why, f"export with opset {needed} or higher")
+
+
+@checks("T06")
+def weights_have_the_form_that_is_read(view: View, target: Target) -> Iterator[Finding]:
+    """Weights that are codes and a DQ, where the target reads floats in front of Q."""
+    for weight in weights(view) if target.float_weights else ():
+        if view.pair(weight.dq) is None:
+            why = f"its weight is codes, and {target.label} reads floats in front of Q and DQ"
+            fix = "write it as float with Q and DQ; --fix does"
+            tensor = weight.dq.input(0)
+            yield found("T06", weight.layer, why, fix, tensor=tensor, severity="error")
 
 
 @checks("T07")
@@ -128,3 +147,9 @@ def biases_are_float(view: View, target: Target) -> Iterator[Finding]:
             held = view.value(bias.input(0)) is not None
             fix = "write it as float" + ("; --fix does" if held else "")
             yield found("T22", node, "its bias is quantized", fix, tensor=node.input(2))
+
+
+def _scale_axis(weight: Weight, target: Target) -> int:
+    """The axis along which a weight may have scales, by the version that reads it."""
+    transposed = weight.layer.op == "ConvTranspose"
+    return target.transposed_axis if transposed else weight.channel_axis

@@ -56,7 +56,7 @@ class View:
                 self._uses[name].append(Use(node, index))
         self.inner = [(self.nodes[number], inner) for number, inner in subgraphs(graph)]
         for holder, inner in self.inner:
-            for name in _names_read(inner):
+            for name in names_read(inner):
                 self._uses[name].append(Use(holder, -1))
 
     def of(self, *ops: str) -> Iterator[Node]:
@@ -226,8 +226,8 @@ def views(model: ModelProto) -> list[View]:
     return found
 
 
-def _names_read(graph: GraphProto) -> set[str]:
+def names_read(graph: GraphProto) -> set[str]:
     """What a graph and those inside it read; its own names are among them and do no harm."""
     names = {name for node in graph.node for name in node.input if name}
     names |= {each.name for each in graph.output}
-    return names.union(*(_names_read(inner) for _, inner in subgraphs(graph)))
+    return names.union(*(names_read(inner) for _, inner in subgraphs(graph)))

@@ -3,19 +3,8 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from qdq.graph.edges import (
-    DEQUANTIZE,
-    QUANTIZE,
-    Array,
-    bypass,
-    is_output,
-    maker_of,
-    read_instead,
-    values_of,
-)
-from qdq.graph.speed.quantized import scalar_grid
-
-_INTEGER = ("Conv", "Gemm", "MatMul", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat")
+from qdq.graph.edges import QUANTIZE, Array, bypass, is_output, read_instead, values_of
+from qdq.graph.speed.quantized import can_give_codes, scalar_grid
 
 
 def clamp_codes(graph: gs.Graph) -> int:
@@ -80,14 +69,7 @@ def _can_clip(graph: gs.Graph, clamp: gs.Node, quantize: gs.Node) -> bool:
     codes = quantize.outputs[0]
     if is_output(graph, codes) or np.iinfo(quantize.inputs[2].values.dtype).bits != 8:
         return False
-    maker = maker_of(clamp.inputs[0])
-    if maker is None or maker.op not in _INTEGER or len(clamp.inputs[0].outputs) != 1:
-        return False
-    operands = maker.inputs if maker.op in ("Add", "Mul", "Concat") else maker.inputs[:2]
-    makers = [maker_of(each) for each in operands]
-    return not is_output(graph, clamp.inputs[0]) and all(
-        each is not None and each.op == DEQUANTIZE for each in makers
-    )
+    return can_give_codes(graph, clamp.inputs[0])
 
 
 def _clip_behind(graph: gs.Graph, quantize: gs.Node, ends: Array) -> None:

@@ -1,14 +1,30 @@
 """Codes and grids as Q and DQ nodes hold them, and giving a node other ones."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from qdq.graph.edges import DEQUANTIZE, Array, is_output, made_by, remove, values_of
+from qdq.graph.edges import (
+    DEQUANTIZE,
+    QUANTIZE,
+    Array,
+    is_output,
+    made_by,
+    maker_of,
+    only_reader,
+    remove,
+    values_of,
+)
 
 ALIGNED = 4  # channels in and out of a dense convolution go into integer kernels in such blocks
 FEWEST = 16  # channels out, below which the fast integer kernel is not taken
+_INTEGER = ("Conv", "Gemm", "MatMul", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat")
+_JOINING = ("Add", "Mul", "Concat")  # all that they read are values
+_LEAST, _MOST = np.finfo(np.float32).smallest_normal, np.finfo(np.float32).max / 2**17
+
+Grid: TypeAlias = tuple[np.float32, Array]  # scale, zero point () in the type of the codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +44,7 @@ class Codes:
     axis: int | None
 
 
-def scalar_grid(node: gs.Node | None) -> tuple[np.float32, Array] | None:
+def scalar_grid(node: gs.Node | None) -> Grid | None:
     """(scale, zero point ()) of a Q or DQ with one constant positive scale and integer codes.
 
     None for any other node.
@@ -41,6 +57,23 @@ def scalar_grid(node: gs.Node | None) -> tuple[np.float32, Array] | None:
     if not np.issubdtype(zero_point.dtype, np.integer) or not 0 < scale.reshape(()) < np.inf:
         return None
     return np.float32(scale.reshape(())), zero_point.reshape(())
+
+
+def rounds_once(grid: Grid) -> bool:
+    """Whether a second Q of a grid gives the codes that the first gave.
+
+    (c * s) / s is off by less than |c| / 2^22 in float32, and rounds to c for all of 8 bits.
+    """
+    return bool(_LEAST <= grid[0] <= _MOST)
+
+
+def can_give_codes(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether what makes a tensor for one reader runs in integers once that reader is a Q."""
+    maker = maker_of(tensor)
+    if maker is None or maker.op not in _INTEGER or only_reader(graph, tensor) is None:
+        return False
+    operands = maker.inputs if maker.op in _JOINING else maker.inputs[:2]
+    return all(made_by(each, DEQUANTIZE) is not None for each in operands)
 
 
 def constant_codes(tensor: gs.Tensor) -> Codes | None:
@@ -108,3 +141,19 @@ def read_codes(graph: gs.Graph, node: gs.Node, codes: gs.Variable, before: gs.No
     else:
         remove(graph, before)
     graph.nodes.append(gs.Node(DEQUANTIZE, name, attrs, [codes, *operands], [result]))
+
+
+def pair_behind(graph: gs.Graph, tensor: gs.Tensor, grid: Grid, name: str) -> gs.Variable:
+    """A new Q and DQ of a tensor, with initializers of their own; gives what leaves them."""
+    scale, zero_point = grid
+    operands = [
+        gs.Constant(f"{name}.scale", np.array(scale)),
+        gs.Constant(f"{name}.zero_point", np.array(zero_point)),
+    ]
+    codes = gs.Variable(f"{name}.codes", zero_point.dtype)
+    values = gs.Variable(name, np.float32)
+    graph.nodes += [
+        gs.Node(QUANTIZE, f"{name}/{QUANTIZE}", {}, [tensor, *operands], [codes]),
+        gs.Node(DEQUANTIZE, f"{name}/{DEQUANTIZE}", {}, [codes, *operands], [values]),
+    ]
+    return values

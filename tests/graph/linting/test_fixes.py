@@ -73,6 +73,13 @@ def two_equal_pairs_behind_a_conv(broken: bool) -> onnx.ModelProto:
     return net.model(net.pair(y), net.pair(y))
 
 
+@mends("O27")
+def int8_codes_with_several_readers(broken: bool) -> onnx.ModelProto:
+    net = Net()
+    x = net.pair("x", 0.03, -5)
+    return net.model(*(net.pair(net.conv(x)) for _ in range(2)), net.op("Exp", x))
+
+
 @mends("O19")
 def equal_pairs_in_a_row(broken: bool) -> onnx.ModelProto:
     net = unsigned()
@@ -140,6 +147,9 @@ def test_a_mended_file_computes_the_same_and_breaks_the_rule_no_more(
     assert broken.read_bytes() == before
     for one, other in zip(outputs(broken), outputs(mended), strict=True):
         np.testing.assert_array_equal(one, other)
+    graph = onnx.load(mended).graph
+    read = {name for node in graph.node for name in node.input}
+    assert {each.name for each in graph.initializer} <= read
 
 
 def test_a_zero_point_stays_where_lowering_it_would_let_more_values_pass(tmp_path: Path) -> None:
@@ -198,3 +208,38 @@ def test_a_file_of_an_early_format_is_judged_and_left_as_it_is(tmp_path: Path) -
     report = lint(tmp_path / "m.onnx", "tensorrt", fix=tmp_path / "mended.onnx")
     assert [row.rule for row in report.rows] == ["Q05"]
     assert onnx.load(tmp_path / "mended.onnx") == model
+
+
+@pytest.mark.parametrize("axis", [0, None])
+def test_weights_become_floats_in_front_of_a_q_for_tensorrt_8(
+    tmp_path: Path, axis: int | None
+) -> None:
+    net = Net()
+    weight = net.weight((2, 2, 1, 1), axis, code=-77, scale=0.003)
+    onnx.save(net.model(net.op("Conv", net.pair("x"), weight)), tmp_path / "m.onnx")
+    report = lint(tmp_path / "m.onnx", "tensorrt:8", fix=tmp_path / "mended.onnx")
+    assert [row.rule for row in report.mended] == ["T06"]
+    assert "T06" not in {row.rule for row in report.rows}
+    (one,), (other,) = outputs(tmp_path / "m.onnx"), outputs(tmp_path / "mended.onnx")
+    np.testing.assert_array_equal(one, other)
+    mended = onnx.load(tmp_path / "mended.onnx").graph
+    ahead = {name: node for node in mended.node for name in node.output}
+    conv = next(node for node in mended.node if node.op_type == "Conv")
+    quantizer = ahead[ahead[conv.input[1]].input[0]]
+    values = next(each for each in mended.initializer if each.name == quantizer.input[0])
+    assert (quantizer.op_type, values.data_type) == ("QuantizeLinear", TensorProto.FLOAT)
+
+
+def test_weights_stay_codes_for_later_versions(tmp_path: Path) -> None:
+    net = Net()
+    model = net.model(net.conv(net.pair("x")))
+    onnx.save(model, tmp_path / "m.onnx")
+    assert lint(tmp_path / "m.onnx", "tensorrt:10", fix=tmp_path / "n.onnx").mended == ()
+    assert onnx.load(tmp_path / "n.onnx") == model
+
+
+def test_int8_codes_stay_where_kernels_take_them(tmp_path: Path) -> None:
+    model = CASES["O27"](True)
+    onnx.save(model, tmp_path / "m.onnx")
+    report = lint(tmp_path / "m.onnx", "onnxruntime:arm", fix=tmp_path / "n.onnx")
+    assert (report.mended, onnx.load(tmp_path / "n.onnx") == model) == ((), True)

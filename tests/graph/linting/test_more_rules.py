@@ -194,6 +194,39 @@ def weights_of_eight_bits(broken: bool) -> onnx.ModelProto:
     return net.model(net.pair(net.op("Conv", net.pair("x"), weight)))
 
 
+@ONNXRUNTIME.rule("O27")
+def int8_codes_with_two_readers(broken: bool) -> onnx.ModelProto:
+    net = Net(signed=broken)
+    x = net.pair("x")
+    return net.model(*(net.pair(net.op("Conv", x, net.weight((2, 2, 1, 1)))) for _ in range(2)))
+
+
+@ONNXRUNTIME.rule("O27 maker")
+def int8_codes_of_a_layer_with_two_readers(broken: bool) -> onnx.ModelProto:
+    net = Net()
+    x = net.op("Conv", net.pair("x"), net.weight((2, 2, 1, 1)))
+    x = net.op("Identity", net.pair(x))
+    return net.model(*(net.op("Exp", x) for _ in range(1 + broken)))
+
+
+@ONNXRUNTIME.rule("O07 identity")
+def float_bias_behind_an_identity(broken: bool) -> onnx.ModelProto:
+    net = Net(signed=False)
+    scale = 0.002 if broken else 0.001
+    bias = net.op("Identity", net.bias(2, scale=scale))
+    y = net.op("Conv", net.pair("x"), net.weight((2, 2, 1, 1)), bias)
+    return net.model(net.pair(net.op("Identity", net.op("Relu", net.op("Identity", y)))))
+
+
+@ONNXRUNTIME.rule("O10 identity")
+def addition_behind_identities(broken: bool) -> onnx.ModelProto:
+    net = Net(signed=False)
+    y = net.conv(net.pair("x"))
+    y = net.op("Identity", y if broken else net.pair(y))
+    total = net.op("Add", y, net.op("Identity", net.pair(net.another_input())))
+    return net.model(net.pair(net.op("Identity", total)))
+
+
 CASES = [
     pytest.param(target, cases, name, id=f"{target} {name}")
     for target, cases in (("tensorrt", TENSORRT), ("onnxruntime", ONNXRUNTIME))
@@ -228,6 +261,41 @@ def test_onnxruntime_runs_what_breaks_the_rule_of_a_clamp_in_float(
 def test_small_layers_and_eight_bits_are_no_matter_unless_the_target_asks() -> None:
     assert judge(TENSORRT["T18"](True), get("tensorrt")) == ()
     assert judge(ONNXRUNTIME["O24"](True), get("onnxruntime")) == ()
+
+
+@pytest.mark.parametrize("name", ["O07 identity", "O10 identity"])
+def test_an_identity_keeps_nothing_from_running_in_integers(tmp_path: Path, name: str) -> None:
+    onnx.save(ONNXRUNTIME[name](False), tmp_path / "m.onnx")
+    assert executed(tmp_path / "m.onnx").float_layers == []
+
+
+def test_int8_codes_may_have_several_readers_where_kernels_take_them() -> None:
+    assert judge(ONNXRUNTIME["O27"](True), get("onnxruntime:arm")) == ()
+
+
+def test_tensorrt_8_reads_weights_as_floats_only() -> None:
+    net = Net()
+    model = net.model(net.conv(net.pair("x")))
+    assert judge(model, get("tensorrt:10")) == ()
+    (row,) = judge(model, get("tensorrt:8.6"))
+    assert (row.rule, row.severity, row.tensor) == ("T06", "error", "c2")
+    assert row.why == "its weight is codes, and tensorrt:8.6 reads floats in front of Q and DQ"
+    net = Net()
+    grid = (net.hold([0.1, 0.2]), net.hold([0, 0], np.int8))
+    codes = net.op("QuantizeLinear", net.hold(np.ones((2, 2, 1, 1))), *grid, axis=0)
+    weight = net.op("DequantizeLinear", codes, *grid, axis=0)
+    assert judge(net.model(net.op("Conv", net.pair("x"), weight)), get("tensorrt:8.6")) == ()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_scales_of_a_transposed_conv_lie_along_the_axis_of_the_version(axis: int) -> None:
+    net = Net()
+    model = net.model(net.op("ConvTranspose", net.pair("x"), net.weight((2, 2, 1, 1), axis)))
+    wanted = {"tensorrt:8": 0, "tensorrt:10": 1, "tensorrt": 1}
+    for version, right in wanted.items():
+        found = [row.why for row in judge(model, get(version)) if row.rule == "T04"]
+        wrong = f"weight scales along axis {axis} instead of {right}"
+        assert found == ([] if axis == right else [wrong])
 
 
 def test_scales_of_a_weight_outside_the_file_are_not_guessed() -> None:

@@ -6,8 +6,13 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from qdq.errors import GraphError, RegistryError
+from qdq.graph.explaining.explanation import explain
 from qdq.graph.files import load, metadata
+from qdq.graph.linting.judging import lint
 from qdq.graph.speed import PASSES, speed_up, speed_up_file
+from qdq.targets import TARGETS, get
+from qdq.targets.target import VARIANTS
+from tests.graph.explained_files import exported
 from tests.graph.graph_sketch import LEVELS, Sketch, executed, results, written
 
 
@@ -80,6 +85,80 @@ def test_a_file_is_sped_up_into_another_with_its_metadata(tmp_path: Path) -> Non
     first = (tmp_path / "fast.onnx").read_bytes()
     speed_up_file(tmp_path / "slow.onnx", tmp_path / "fast.onnx", skip=["block_stem"])
     assert (tmp_path / "fast.onnx").read_bytes() == first
+
+
+def residual_net() -> gs.Graph:
+    """A residual block of 32 channels as TensorRT wants it: no pair behind a layer."""
+    draw = Sketch("batch", 32, 8, 8)
+    x = skip = draw.pair(draw.node("Exp", draw.x), "in", 0.1, 0, np.int8)
+    x = draw.node("Relu", draw.integer_conv(x, 32, 32, 3, 3, pads=[1] * 4, bias="float"))
+    x = draw.pair(x, "inner", 0.1, 0, np.int8)
+    x = draw.node("Add", draw.integer_conv(x, 32, 32, 3, 3, pads=[1] * 4, bias="float"), skip)
+    x = draw.pair(draw.node("Relu", x), "out", 0.1, 0, np.int8)
+    layers = [draw.integer_conv(x, 32, 32, 1, 1, bias="float") for _ in range(2)]
+    return draw.done(*layers)
+
+
+def test_for_tensorrt_only_readers_are_parted_and_lint_finds_nothing(tmp_path: Path) -> None:
+    path, fast = tmp_path / "model.onnx", tmp_path / "fast.onnx"
+    path.write_bytes(written(residual_net()))
+    done = speed_up_file(path, fast, target="tensorrt")
+    assert {name: count for name, count in done.items() if count} == {"split_quantizers": 2}
+    assert lint(path, "tensorrt").rows == lint(fast, "tensorrt").rows == ()
+    before, after = results(residual_net(), sizes={"batch": 1}), results_of(fast)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_portable_file_keeps_int8_and_runs_in_integers_on_the_cpu(tmp_path: Path) -> None:
+    path, fast = tmp_path / "model.onnx", tmp_path / "fast.onnx"
+    path.write_bytes(written(image_net()))
+    done = speed_up_file(path, fast, target="tensorrt:portable")
+    assert (done["fold_pads"], done["round_before_clamps"], done["split_quantizers"]) == (1, 3, 1)
+    graph = gs.import_onnx(onnx.load(fast))
+    kinds = {each.inputs[2].values.dtype for each in graph.nodes if each.op == "QuantizeLinear"}
+    assert kinds == {np.dtype(np.int8)}
+    left = executed(graph)
+    assert (left["QLinearConv"], left["QLinearAdd"]) == (4, 1)
+    assert not left.keys() & {"Conv", "FusedConv", "Add"}
+    np.testing.assert_array_equal(results(image_net(), sizes={"batch": 1})[0], results_of(fast)[0])
+
+
+@pytest.mark.filterwarnings("ignore:Constant folding - Only steps=1:UserWarning")
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "senet", "unet"])
+def test_portable_nets_run_in_integers_on_the_cpu_and_tensorrt_refuses_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    speed_up_file(
+        exported(name, "tensorrt:portable"), tmp_path / "fast.onnx", target="tensorrt:portable"
+    )
+    report = explain(tmp_path / "fast.onnx")
+    assert report.integer_macs > 0.95 * report.macs > 0
+    assert lint(tmp_path / "fast.onnx", "tensorrt").counts["error"] == 0
+
+
+def results_of(path: Path) -> list[np.ndarray]:
+    return results(gs.import_onnx(onnx.load(path)), sizes={"batch": 1})
+
+
+def test_for_tensorrt_runs_only_what_leaves_codes_and_operators_as_it_reads_them() -> None:
+    left = PASSES.keys() - set(get("tensorrt:portable").skip_passes)
+    assert left == {"fold_constants", "fold_pads", "round_before_clamps", "split_quantizers"}
+    assert left - set(get("tensorrt").skip_passes) == left - {"round_before_clamps"}
+
+
+def test_a_file_tells_for_whom_it_was_rewritten(tmp_path: Path) -> None:
+    model = onnx.load_from_string(written(residual_net()))
+    onnx.helper.set_model_props(model, {"qdq.target": "tensorrt"})
+    onnx.save(model, tmp_path / "m.onnx")
+    for target in ("tensorrt", "onnxruntime"):
+        speed_up_file(tmp_path / "m.onnx", tmp_path / "n.onnx", target=target)
+        assert metadata(load(tmp_path / "n.onnx")) == {"qdq.target": target}
+
+
+@pytest.mark.parametrize("name", [*TARGETS, *(f"{n}:{v}" for n in VARIANTS for v in VARIANTS[n])])
+def test_what_a_target_skips_there_is(name: str) -> None:
+    assert set(get(name).skip_passes) <= PASSES.keys()
 
 
 def test_a_file_older_than_per_channel_pairs_is_refused(tmp_path: Path) -> None:

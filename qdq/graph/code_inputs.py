@@ -1,0 +1,91 @@
+"""Inputs that are codes already: the Q of an input is left to whoever feeds the graph."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from qdq.errors import GraphError
+from qdq.graph.edges import QUANTIZE, read_instead, remove, same_grid
+
+
+@dataclass(frozen=True)
+class CodeInput:
+    """What an input of codes stands for: x = (code - zero_point) * scale.
+
+    Attributes:
+        scale: unit of x per step.
+        zero_point: the code of 0.0.
+        channels_last: it is (N, H, W, C) where the model takes (N, C, H, W).
+    """
+
+    scale: float
+    zero_point: int
+    channels_last: bool
+
+
+def take_codes(graph: gs.Graph, *, channels_last: bool = False) -> dict[str, CodeInput]:
+    """Let every float input of the graph take its uint8 codes instead, in place.
+
+    With the codes that the Q would have computed, the graph computes what it did, bit for bit.
+    Inputs of integers and booleans stay as they are.
+
+    Args:
+        graph: lowered to Q and DQ.
+        channels_last: inputs of four axes come as (N, H, W, C), as cameras and decoders give them,
+            and are transposed; onnxruntime's kernels want them so and cancel that.
+
+    Returns:
+        Name of the input -> its grid.
+
+    Raises:
+        GraphError: there is no float input; one is read by something else than Q of one uint8
+            grid; or none has four axes, with `channels_last`.
+    """
+    inputs = [each for each in graph.inputs if np.issubdtype(each.dtype, np.floating)]
+    if not inputs:
+        raise GraphError("the graph has no float input", fix='leave out input="uint8"')
+    grids = {each.name: _grid_of(each) for each in inputs}
+    images = [each for each in inputs if channels_last and len(each.shape or ()) == 4]
+    if channels_last and not images:
+        shapes = ", ".join(f"{each.name} {each.shape}" for each in inputs)
+        raise GraphError(f"no input has four axes: {shapes}", fix='pass input="uint8"')
+    for each in inputs:
+        _rewrite(graph, each, channels_last=each in images)
+    return {each.name: CodeInput(*grids[each.name], each in images) for each in inputs}
+
+
+def _grid_of(tensor: gs.Tensor) -> tuple[float, int]:
+    """Scale and zero point of what is read of an input."""
+    readers = tensor.outputs
+    ops = sorted({each.op for each in readers})
+    if ops != [QUANTIZE] or not all(same_grid(readers[0], each) for each in readers):
+        found = "Q of several grids" if ops == [QUANTIZE] else ", ".join(ops) or "nothing"
+        raise GraphError(
+            f"the input is read by {found}, not by Q of one grid alone",
+            at=tensor.name,
+            fix='leave out input="uint8", or quantize every layer that reads this input',
+        )
+    _, scale, zero_point = readers[0].inputs
+    if zero_point.values.dtype != np.uint8 or zero_point.values.ndim:
+        raise GraphError(
+            f"the codes of the input are {zero_point.values.dtype}, not uint8 of one scale",
+            at=tensor.name,
+            fix='export for target "onnxruntime", or leave out input="uint8"',
+        )
+    return float(scale.values), int(zero_point.values)
+
+
+def _rewrite(graph: gs.Graph, tensor: gs.Variable, *, channels_last: bool) -> None:
+    codes: gs.Tensor = tensor
+    quantizers = list(tensor.outputs)
+    tensor.dtype = np.dtype(np.uint8)
+    if channels_last:
+        batch, channels, height, width = tensor.shape
+        codes = gs.Variable(f"{tensor.name}.nchw", np.uint8, tensor.shape)
+        tensor.shape = [batch, height, width, channels]
+        name, order = f"{tensor.name}/Transpose", {"perm": [0, 3, 1, 2]}
+        graph.nodes.insert(0, gs.Node("Transpose", name, order, [tensor], [codes]))
+    for quantize in quantizers:
+        read_instead(quantize.outputs[0], codes)
+        remove(graph, quantize)

@@ -1,0 +1,1 @@
+"""One target's Q/DQ file rewritten into another's form."""

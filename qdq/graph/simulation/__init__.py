@@ -1,0 +1,1 @@
+"""onnxruntime's optimized graph on the CPU, computed in numpy code for code."""

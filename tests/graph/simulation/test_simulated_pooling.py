@@ -1,0 +1,60 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.graph.simulation.simulated_nodes import (
+    CODES,
+    MS,
+    Draw,
+    assert_same,
+    simulated,
+    x86_kernels,
+)
+
+WINDOWS: list[dict[str, Any]] = [
+    {"kernel_shape": [3, 3], "strides": [2, 2]},
+    {"kernel_shape": [2, 3], "strides": [1, 2], "pads": [1, 1, 0, 2]},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 1, 1, 0], "ceil_mode": 1},
+    {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1},
+    {"kernel_shape": [4, 4], "strides": [3, 3], "auto_pad": "SAME_UPPER"},
+    {"kernel_shape": [4, 4], "strides": [3, 3], "auto_pad": "SAME_LOWER"},
+]
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("kind", CODES)
+def test_means_over_windows_give_onnxruntimes_codes(
+    kind: Any, window: dict[str, Any], last: int, whole: int
+) -> None:
+    def make(draw: Draw) -> list[Any]:
+        scale = draw.scale()
+        return [draw.codes(2, 10, 11, 12), scale, draw.zero(), scale * np.float32(0.7), draw.zero()]
+
+    attrs = window | {"channels_last": last, "count_include_pad": whole}
+    assert_same("QLinearAveragePool", make, kind, domain=MS, **attrs)
+
+
+@x86_kernels
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("kind", CODES)
+def test_means_over_everything_give_onnxruntimes_codes(kind: Any, last: int) -> None:
+    def make(draw: Draw) -> list[Any]:
+        scale = draw.scale()
+        return [draw.codes(2, 7, 5, 40), scale, draw.zero(), scale * np.float32(0.3), draw.zero()]
+
+    assert_same("QLinearGlobalAveragePool", make, kind, domain=MS, seeds=30, channels_last=last)
+
+
+@pytest.mark.parametrize("window", [*WINDOWS, {"kernel_shape": [2, 3], "dilations": [2, 3]}])
+@pytest.mark.parametrize("kind", CODES)
+def test_largest_codes_are_onnxruntimes(kind: Any, window: dict[str, Any]) -> None:
+    assert_same("MaxPool", lambda draw: [draw.codes(2, 10, 11, 12)], kind, **window)
+    assert_same("NhwcMaxPool", lambda draw: [draw.codes(2, 11, 12, 10)], kind, domain=MS, **window)
+
+
+def test_the_largest_of_floats_is_left_to_onnxruntime() -> None:
+    draw = Draw(0, np.uint8)
+    assert simulated("MaxPool", [draw.floats(1, 1, 4, 4)], kernel_shape=[2, 2]) is None
