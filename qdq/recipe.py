@@ -62,7 +62,7 @@ class ExportPart(_Part):
     """What is written."""
 
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("tensorrt", "onnxruntime")
-    opset: Annotated[int, Field(description="13..17")] = 13
+    opset: Annotated[int, Field(description="13 to the newest that onnx and onnxruntime know")] = 13
 
 
 class SensitivityPart(_Part):
