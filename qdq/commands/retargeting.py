@@ -17,7 +17,7 @@ _STYLES = {"integer": "green", "float": "yellow"}
 def retarget(
     source: Annotated[Path, typer.Argument(help="A Q/DQ ONNX file, whoever wrote it.")],
     destination: Annotated[Path, typer.Argument(help="Where to write the rewritten one.")],
-    target: Annotated[str, typer.Option(help="tensorrt or onnxruntime.")],
+    target: Annotated[str, typer.Option(help="tensorrt, tensorrt:8 or onnxruntime.")],
     match: Annotated[
         bool, typer.Option("--match", help="Keep steps: codes of both files map one to one.")
     ] = False,
@@ -28,9 +28,6 @@ def retarget(
         str, typer.Option(help="How ranges missing in the file are chosen on the data.")
     ] = "mse",
     batch_size: Annotated[int, typer.Option(help="Rows a batch of the data.")] = 32,
-    float_weights: Annotated[
-        bool, typer.Option("--float-weights", help="Weights as float, Q and DQ: TensorRT 8.")
-    ] = False,
     json: Annotated[Path | None, typer.Option(help="The certificate, as JSON.")] = None,
 ) -> None:
     """Rewrite SOURCE, quantized for one runtime, into the form that another one runs fast.
@@ -74,7 +71,6 @@ def retarget(
             match=match,
             data=None if data is None else ArrayFiles(data, batch_size),
             method=method,
-            weights="float" if float_weights else "int8",
         )
         if json_file is not None:
             json_file.write_text(to_json_text(report.to_dict()), encoding="utf-8")

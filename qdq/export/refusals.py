@@ -26,7 +26,10 @@ def explain_refusal(error: Exception, model: nn.Module, *, opset: int) -> Export
         model: what it could not write.
         opset: what it was asked for.
     """
-    said = f"{type(error).__name__}: {_GOSSIP.sub('', first_line(error))}"
+    root = error
+    while opset > LAST_OF_TORCHSCRIPT and isinstance(root.__cause__, Exception):
+        root = root.__cause__  # torch.export's way tells around it how to report a bug
+    said = f"{type(root).__name__}: {_GOSSIP.sub('', first_line(root))}"
     undispatched, fixed = _UNDISPATCHED.search(str(error)), _FIXED.search(str(error))
     if undispatched is not None:
         said = f"it has no ONNX for {undispatched['operator']}"

@@ -3,15 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
 from qdq.errors import GraphError
-
-Array: TypeAlias = NDArray[Any]
+from qdq.graph.edges import Array, remove
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +99,7 @@ def _lower_one(
     graph: gs.Graph, node: gs.Node, grid: SiteGrid, constants: list[gs.Constant], repeat: str
 ) -> None:
     source, result = node.inputs[0], node.outputs[0]
-    node.inputs.clear()
-    node.outputs.clear()
-    graph.nodes.remove(node)
+    remove(graph, node)
     if grid.codes is not None and grid.as_float:
         _become_constant(result, grid.codes.astype(np.float32) * grid.scale)
         return
@@ -123,9 +118,7 @@ def _lower_one(
 
 def _read_instead(graph: gs.Graph, node: gs.Node, instead: gs.Variable) -> None:
     result = node.outputs[0]
-    node.inputs.clear()
-    node.outputs.clear()
-    graph.nodes.remove(node)
+    remove(graph, node)
     for reader in list(result.outputs):
         reader.inputs = [instead if each is result else each for each in reader.inputs]
 

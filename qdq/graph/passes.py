@@ -8,14 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from qdq.graph.edges import (
-    DEQUANTIZE,
-    QUANTIZE,
-    bypass,
-    hold,
-    maker_of,
-    same_grid,
-)
+from qdq.graph.edges import DEQUANTIZE, QUANTIZE, bypass, hold, maker_of, remove, same_grid
 
 # Ops that move or pick codes without computing on them, so that Q commutes with them (O12, T14).
 COMMUTING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
@@ -41,12 +34,10 @@ def fold_transposed_weights(graph: gs.Graph) -> None:
         if dequantize.inputs[1].values.ndim:
             dequantize.attrs["axis"] = order.index(dequantize.attrs["axis"])
         name, result = node.inputs[0].name, node.outputs[0]
-        node.inputs.clear()
-        node.outputs.clear()
+        remove(graph, node)
         if result not in graph.outputs:
             result.name = name  # the site is found by it
         dequantize.outputs = [result]
-        graph.nodes.remove(node)
         for twin in twins:
             if twin is not node:
                 bypass(graph, twin, result)

@@ -59,8 +59,8 @@ def test_without_data_it_names_what_stays_float(call: Call) -> None:
     assert "random inputs, seeded" in out
 
 
-def test_match_and_float_weights_are_options(call: Call) -> None:
-    code, _, _ = call("trt.onnx", "m.onnx", "--target", "tensorrt", "--match", "--float-weights")
+def test_match_and_variants_of_a_target_are_options(call: Call) -> None:
+    code, _, _ = call("trt.onnx", "m.onnx", "--target", "tensorrt:8", "--match")
     assert code == 0
     kinds = {each.data_type for each in onnx.load("m.onnx").graph.initializer if len(each.dims) > 1}
     assert kinds == {onnx.TensorProto.FLOAT}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx.helper import tensor_dtype_to_np_dtype
 from onnx.reference import ReferenceEvaluator
 
 from qdq.graph.edges import Array, is_output, read_instead, remove
@@ -55,18 +56,25 @@ def fold_moved(graph: gs.Graph) -> int:
 
 
 def drop_copies(graph: gs.Graph) -> int:
-    """Identity and Dropout, which copy here, go; not between an input and an output."""
+    """Identity, Dropout and Cast go where they only copy, and not in front of an output."""
     dropped = 0
-    for node in [each for each in graph.nodes if each.op in ("Identity", "Dropout")]:
+    for node in [each for each in graph.nodes if _copies(each)]:
         source, result = node.inputs[0], node.outputs[0]
         trains = node.op == "Dropout" and len(node.inputs) > 2 and not node.inputs[2].is_empty()
         masks = any(each.outputs or is_output(graph, each) for each in node.outputs[1:])
-        if node.domain or trains or masks or is_output(graph, result):
+        if trains or masks or is_output(graph, result):
             continue
         remove(graph, node)
         read_instead(result, source)
         dropped += 1
     return dropped
+
+
+def _copies(node: gs.Node) -> bool:
+    if node.domain or node.op != "Cast":
+        return not node.domain and node.op in ("Identity", "Dropout")
+    before, after = node.inputs[0].dtype, tensor_dtype_to_np_dtype(node.attrs["to"])
+    return before is not None and bool(after == before)
 
 
 def _held(node: gs.Node) -> Array | None:

@@ -12,16 +12,13 @@ from qdq.graph.retargeting.weights import Written
 from qdq.targets import Target
 
 
-def mark(
-    stripped: Stripped, plan: Plan, target: Target, *, float_weights: bool = False
-) -> dict[str, SiteGrid]:
+def mark(stripped: Stripped, plan: Plan, target: Target) -> dict[str, SiteGrid]:
     """Put a marker at every site of a plan, in place.
 
     Args:
         stripped: the graph that the plan is of.
         plan: what to round, and the codes of the weights.
         target: whether biases are integers.
-        float_weights: write weights as floats with Q and DQ behind them (T06).
 
     Returns:
         The grid of each site.
@@ -41,9 +38,7 @@ def mark(
         constant = weighed.node.inputs[index]
         site = shared.setdefault(id(constant), weighed.site("weight"))
         of_weight = plan.weights[name]
-        if float_weights:  # what leaves the pair is called after the site
-            constant.name = f"{site}.values"
-        marking.before(_weight_grid(site, of_weight, float_weights), weighed.node, index)
+        marking.before(_weight_grid(site, of_weight), weighed.node, index)
         if target.integer_bias and name in inputs:
             marking.add_bias(stripped, inputs[name], of_weight.scale)
     return marking.grids
@@ -91,7 +86,6 @@ class _Marking:
         self._graph.nodes.append(gs.Node(MARKER, name, attrs, [source], [result]))
 
 
-def _weight_grid(site: str, weight: Written, as_float: bool) -> SiteGrid:
+def _weight_grid(site: str, weight: Written) -> SiteGrid:
     held = weight.codes
-    codes = None if as_float else held.codes
-    return SiteGrid(site, held.scale, held.zero_point, held.axis, codes)
+    return SiteGrid(site, held.scale, held.zero_point, held.axis, held.codes)

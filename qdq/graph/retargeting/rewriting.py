@@ -1,12 +1,12 @@
 """retarget: anyone's Q/DQ file rewritten from one target's form into another's."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
-from qdq.errors import SpecError
+from qdq.errors import GraphError, QdqError, SpecError
 from qdq.graph.quantizing.feeding import Data, Feed, feeds
 from qdq.graph.retargeting.conversion import Conversion
 from qdq.graph.retargeting.evidence import described, gap, random_batches
@@ -30,7 +30,6 @@ def retarget(
     match: bool = False,
     data: Data | None = None,
     method: str = "mse",
-    weights: Literal["int8", "float"] = "int8",
     skip_passes: Collection[str] = (),
 ) -> RetargetReport:
     """Rewrite a Q/DQ file, whoever made it, into the form of another runtime.
@@ -45,14 +44,13 @@ def retarget(
     Args:
         src: a file with QuantizeLinear and DequantizeLinear.
         dst: where to write; whole or not at all. It may be `src`.
-        target: the runtime, by name or as a Target.
+        target: the runtime, by name or as a Target; "tensorrt:8" has weights as floats.
         match: keep the steps of the file, so that codes of both files map one to one, even where
             the target's integers would allow finer ones. A step is doubled where codes of the
             target would not reach far enough.
         data: batches of arrays by input name, of a file with one input the arrays alone; the first
             16 are used. Ranges that are missing are then measured on them.
         method: how these are chosen, as `quantize` does.
-        weights: "int8" codes, or "float" values with Q and DQ behind them, for TensorRT 8 (T06).
         skip_passes: speed passes of the target that shall not run, by the names that
             `report.passes` has.
 
@@ -61,31 +59,33 @@ def retarget(
             onnxruntime cannot run it on the data.
         InputError: data that does not fit the inputs, or `dst` cannot be written.
         CalibrationError: the data makes NaN or infinity.
-        SpecError: the target has activations of other than 8 bits, or `weights` is no such form.
+        SpecError: the target has activations of other than 8 bits.
         RegistryError: no such target, method or pass.
     """
     runtime = get(target)
-    _require_usable(runtime, weights)
+    _require_usable(runtime)
     METHODS[method]  # a misspelled name must not cost a pass over the data
     with written_whole(Path(dst)) as temporary:
-        model = read_quantized(src)
-        content = model.SerializeToString()
-        work = Conversion.of(model, runtime, match=match)
+        with _in_clear_words(src):
+            model = read_quantized(src)
+            content = model.SerializeToString()
+            work = Conversion.of(model, runtime, match=match)
         batches = _first(work, data)
-        work.measure_missing(batches, method)
-        drawn = data is None
-        if drawn:
-            batches = random_batches(model, work.stripped, at=str(src))
-        rows, grids = work.rows(), work.grid_rows(work.seen(batches, drawn=drawn))
-        written = _written(work, weights == "float", skip_passes, at=Path(dst))
-        found = gap(content, written.content, batches, at=str(src)) if batches else None
+        with _in_clear_words(src):
+            work.measure_missing(batches, method)
+            if data is None:
+                batches = random_batches(model, work.stripped, at=str(src))
+            rows = work.rows()
+            grids = work.grid_rows(work.seen(batches, drawn=data is None))
+            written = _written(work, skip_passes, at=Path(dst))
+            found = gap(content, written.content, batches, at=str(src)) if batches else None
         temporary.write_bytes(written.content)
     return RetargetReport(
         source=str(src),
         destination=str(dst),
-        target=runtime.name,
+        target=runtime.label,
         match=match,
-        evidence=described(batches, drawn=drawn),
+        evidence=described(batches, drawn=data is None),
         sqnr=None if found is None else found.sqnr,
         largest=None if found is None else found.largest,
         agreement=None if found is None else found.agreement,
@@ -96,6 +96,22 @@ def retarget(
     )
 
 
+@contextmanager
+def _in_clear_words(src: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever graphsurgeon and numpy say to values and types that they do not know."""
+    try:
+        yield
+    except QdqError:
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise GraphError(
+            f"the graph cannot be taken apart: {type(error).__name__}: {said}",
+            at=str(src),
+            fix="see that onnxruntime runs the file; if it does, please report this with the model",
+        ) from error
+
+
 def _first(work: Conversion, data: Data | None) -> list[Feed]:
     """The batches that are used, by name of the input."""
     if data is None:
@@ -103,21 +119,17 @@ def _first(work: Conversion, data: Data | None) -> list[Feed]:
     return list(islice(feeds(work.stripped.graph.inputs, data), _BATCHES))
 
 
-def _written(
-    work: Conversion, float_weights: bool, skip_passes: Collection[str], *, at: Path
-) -> Rewritten:
-    grids = mark(work.stripped, work.plan, work.target, float_weights=float_weights)
+def _written(work: Conversion, skip_passes: Collection[str], *, at: Path) -> Rewritten:
+    grids = mark(work.stripped, work.plan, work.target)
     ranges = {each.site: each.range for each in work.plan.roundings}
     graph = work.stripped.graph
     return rewritten(graph, grids, work.model, work.target, ranges, at=at, skip_passes=skip_passes)
 
 
-def _require_usable(target: Target, weights: str) -> None:
+def _require_usable(target: Target) -> None:
     if target.activation.bits != 8:
         raise SpecError(
             f"{target.activation} activations: retarget writes 8 bits",
             at=target.name,
             fix="pass a target with 8-bit activations",
         )
-    if weights not in ("int8", "float"):
-        raise SpecError(f"weights={weights!r} is no form", fix="pass 'int8' or 'float'")

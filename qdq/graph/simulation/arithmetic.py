@@ -13,6 +13,7 @@ from qdq.graph.edges import Array
 
 _LARGEST_CODE = 255  # of |x_q - x_zero|, 8 bits
 _EXACT_IN_FLOAT32 = 2**24
+_FITS_IN_INT32 = 2.0**31
 
 
 def quantize(x: Array, scale: Array, zero_point: Array) -> Array:
@@ -51,17 +52,25 @@ def multiplier_of(of_input: Array, of_weight: Array, of_output: Array) -> Array:
 
 
 def _into_codes(steps: Array, zero_point: Array) -> Array:
-    """Clamp first, as the kernels do: what is far outside would not fit an int32."""
+    """Clamp first, as the kernels do: what is far outside would not fit an int32.
+
+    What is no number becomes the smallest code.
+    """
     info, zero = np.iinfo(zero_point.dtype), zero_point.astype(np.float32)
-    clamped = np.clip(steps, np.float32(info.min) - zero, np.float32(info.max) - zero)
+    above = np.fmax(steps, np.float32(info.min) - zero)
+    clamped = np.fmin(above, np.float32(info.max) - zero, out=above)
     codes: Array = (np.rint(clamped) + zero).astype(zero_point.dtype)
     return codes
 
 
 def saturated(steps: Array, zero_point: Array) -> Array:
-    """Whole numbers as codes, cut to what the type of the zero point can hold."""
+    """Steps that the zero point is in, rounded and cut to what its type can hold.
+
+    They are an int32 on the way: x86 makes the smallest of what fits none, and of NaN.
+    """
     info = np.iinfo(zero_point.dtype)
-    codes: Array = np.clip(steps, info.min, info.max).astype(zero_point.dtype)
+    whole = np.where(np.abs(steps) < _FITS_IN_INT32, np.rint(steps), info.min)
+    codes: Array = np.clip(whole, info.min, info.max).astype(zero_point.dtype)
     return codes
 
 

@@ -28,7 +28,7 @@ def add(_: Attributes, inputs: Inputs) -> Array | None:
     )
     fixed = y_zero.astype(np.float32) - _fused(x_zero, x_ratio, z_ratio * z_zero)
     steps = _fused(x, x_ratio, _fused(z, z_ratio, fixed))
-    return saturated(np.rint(steps), y_zero)
+    return saturated(steps, y_zero)
 
 
 @KERNELS.add((MICROSOFT, "QLinearMul"))
@@ -37,7 +37,7 @@ def multiply(_: Attributes, inputs: Inputs) -> Array | None:
     (a, a_scale, a_zero), (b, b_scale, b_zero), y_scale, y_zero = _operands(inputs)
     product = (shifted(a, a_zero) * shifted(b, b_zero)).astype(np.float32)
     steps = product * (a_scale * b_scale / y_scale) + y_zero.astype(np.float32)
-    return saturated(np.rint(steps), y_zero)
+    return saturated(steps, y_zero)
 
 
 @KERNELS.add((MICROSOFT, "QLinearConcat"))

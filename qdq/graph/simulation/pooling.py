@@ -29,16 +29,21 @@ def average_all(attributes: Attributes, inputs: Inputs) -> Array | None:
 
 @KERNELS.add((MICROSOFT, "QLinearAveragePool"))
 def average(attributes: Attributes, inputs: Inputs) -> Array | None:
-    """Means over windows: float32 sums of the dequantized codes, one after another."""
+    """Means over windows: float32 sums of the dequantized codes, one after another.
+
+    One window that is all there is to see is left to the kernel for that.
+    """
     x, x_scale, x_zero, y_scale, y_zero = first(inputs, 5)
     last = bool(attributes.get("channels_last", 0))
     data = x if last else np.moveaxis(x, 1, -1)
     way = sliding(attributes, data.shape[1:-1], attributes["kernel_shape"])
+    if way.kernel == data.shape[1:-1] and not any(map(any, way.pads)):
+        return average_all(attributes, inputs)
     sums = _summed(way, dequantize(data, x_scale, x_zero))
     ones = np.ones((1, *data.shape[1:-1], 1), np.float32)
     whole = bool(attributes.get("count_include_pad", 0))
     counts = np.float32(math.prod(way.kernel)) if whole else _summed(way, ones)
-    y = saturated(np.rint(sums / counts / y_scale + y_zero.astype(np.float32)), y_zero)
+    y = saturated(sums / counts / y_scale + y_zero.astype(np.float32), y_zero)
     return y if last else np.moveaxis(y, -1, 1)
 
 

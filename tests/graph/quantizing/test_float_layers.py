@@ -107,6 +107,14 @@ def test_a_constant_that_would_grow_is_left_to_the_runtime() -> None:
     assert ops_after(net.model(net.op("Add", "x", total)), 40) == {"Add": 2, "ReduceSum": 1}
 
 
+def test_a_cast_to_the_type_that_is_there_goes_and_another_stays() -> None:
+    net = FloatNet("n", 4)
+    same = net.op("Cast", net.op("Relu", "x"), to=TensorProto.FLOAT)
+    whole = net.op("Cast", same, to=TensorProto.INT32)
+    model = net.model(net.op("Neg", net.op("Cast", whole, to=TensorProto.FLOAT)))
+    assert ops_after(model, 4) == {"Relu": 1, "Cast": 2, "Neg": 1}
+
+
 def test_a_dropout_that_gives_its_mask_stays() -> None:
     net = FloatNet("n", 4)
     kept = net.op("Dropout", "x")

@@ -135,9 +135,9 @@ def test_a_missing_range_is_measured_on_data_and_the_sum_runs_in_integers(
     assert decibels(ran(source, fresh(name)), ran(path, fresh(name))) > 25
 
 
-def test_float_weights_are_written_as_floats_behind_q_and_dq(tmp_path: Path) -> None:
+def test_for_tensorrt_8_weights_are_floats_behind_q_and_dq(tmp_path: Path) -> None:
     source, path = exported("mlp", "onnxruntime"), tmp_path / "m.onnx"
-    retarget(source, path, "tensorrt", weights="float")
+    retarget(source, path, "tensorrt:8")
     plain = tmp_path / "plain.onnx"
     retarget(source, plain, "tensorrt")
     assert ops(path)["QuantizeLinear"] == ops(plain)["QuantizeLinear"] + 3

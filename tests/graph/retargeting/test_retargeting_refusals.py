@@ -1,6 +1,6 @@
 """What cannot be rewritten is refused in clear words, and nothing is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +94,6 @@ def test_options_that_there_are_not_are_refused(tmp_path: Path) -> None:
         retarget(source, path, "tensort")
     with pytest.raises(RegistryError, match="no calibration method 'mean'"):
         retarget(source, path, "tensorrt", method="mean")
-    with pytest.raises(SpecError, match="weights='int4' is no form"):
-        retarget(source, path, "tensorrt", weights="int4")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="retarget writes 8 bits"):
         retarget(source, path, get("tensorrt", activation=QuantSpec(bits=4)))
     with pytest.raises(RegistryError, match="there is no speed pass 'faster'"):
@@ -103,10 +101,29 @@ def test_options_that_there_are_not_are_refused(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_what_graphsurgeon_does_not_know_is_said_in_clear_words(tmp_path: Path) -> None:
+    model = onnx.load(exported("mlp", "tensorrt"))
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[0].data_type = 90
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert isinstance(refused(tmp_path, path), GraphError)
+
+
+def test_an_error_of_the_data_is_the_users_own(tmp_path: Path) -> None:
+    def broken() -> Iterator[dict[str, np.ndarray]]:
+        yield {"input": np.zeros((1, 12), np.float32)}
+        raise KeyError("a file of the user's")
+
+    with pytest.raises(KeyError, match="a file of the user's"):
+        retarget(exported("mlp", "tensorrt"), tmp_path / "out.onnx", "tensorrt", data=broken())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mutated_files_give_a_clear_error_or_a_valid_file(tmp_path: Path) -> None:
     rng, content = np.random.default_rng(0), exported("identity_skip", "tensorrt").read_bytes()
     path, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
-    for _ in range(150):
+    for _ in range(120):
         bytes_of = bytearray(content)
         for place in rng.integers(0, len(content), 4):
             bytes_of[place] = rng.integers(0, 256)
