@@ -149,16 +149,21 @@ def _export(
     codes = {}
     if form.input != "float":
         codes = take_codes(graph, channels_last=form.input == "uint8_nhwc")
-    written = _write(graph, path, form, _told(target, names, codes))
-    rows = tuple(row_of(grids[site], tensor) for site, tensor in names.items())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    size = sum(each.stat().st_size for each in written)
+    beside = _write(graph, path, form, _told(target, names, codes))
     state = found_insertion(model)
-    predicted = predict_ratio(
-        None if state is None else state.graph, target.costs, {owner(site) for site in active}
+    return ExportReport(
+        path=str(path),
+        target=target.name,
+        opset=form.opset,
+        bytes=sum(each.stat().st_size for each in (path, beside) if each is not None),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        rows=tuple(row_of(grids[site], tensor) for site, tensor in names.items()),
+        passes=passes,
+        data="" if beside is None else str(beside),
+        predicted=predict_ratio(
+            None if state is None else state.graph, target.costs, {owner(site) for site in active}
+        ),
     )
-    written_as = (str(path), target.name, form.opset, size, digest)
-    return ExportReport(*written_as, rows, passes, predicted)
 
 
 def _on_cpu_in_float32(model: nn.Module, inputs: object) -> tuple[nn.Module, object]:
@@ -191,8 +196,8 @@ def _told(target: Target, names: dict[str, str], codes: dict[str, CodeInput]) ->
     return told
 
 
-def _write(graph: gs.Graph, path: Path, form: FileForm, told: dict[str, str]) -> list[Path]:
-    """Write the graph in this form; the files it is in."""
+def _write(graph: gs.Graph, path: Path, form: FileForm, told: dict[str, str]) -> Path | None:
+    """Write the graph in this form; the file beside it that holds the weights, if there is one."""
     data = take_out(graph)
     opsets = [onnx.helper.make_opsetid("", form.opset)]
     model: onnx.ModelProto = gs.export_onnx(graph, opset_imports=opsets)
@@ -208,5 +213,4 @@ def _write(graph: gs.Graph, path: Path, form: FileForm, told: dict[str, str]) ->
     outside = too_large(data) if form.external_data is None else form.external_data
     if not outside:
         put_back(model, data)
-    beside = save(model, path, opset=form.opset, data=data if outside else None)
-    return [path] if beside is None else [path, beside]
+    return save(model, path, opset=form.opset, data=data if outside else None)

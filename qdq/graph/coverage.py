@@ -45,7 +45,7 @@ def optimized_ops(path: str | os.PathLike[str]) -> dict[str, int]:
                 at=str(path),
                 fix="export it again, or read the message above",
             ) from error
-        graph = onnx.load(written).graph
+        graph = onnx.load(written, load_external_data=False).graph
     return dict(sorted(Counter(node.op_type for node in graph.node).items()))
 
 

@@ -37,10 +37,11 @@ class ExportReport(Record):
         path: where it is.
         target: the runtime it is made for.
         opset: of the default domain, the only one.
-        bytes: size of the file.
+        bytes: size of the file, with that of `data`.
         sha256: of the file.
         rows: one per active site.
         passes: name of each speed pass that ran -> how many places it rewrote.
+        data: the file beside it that holds the weights; empty where it has them itself.
         predicted: time of one run over that in float, by the target's table of costs; None where
             it cannot be told.
     """
@@ -52,6 +53,7 @@ class ExportReport(Record):
     sha256: str
     rows: tuple[SiteRow, ...]
     passes: dict[str, int] = field(default_factory=dict)
+    data: str = ""
     predicted: float | None = None
 
     def __str__(self) -> str:

@@ -71,23 +71,44 @@ def session(
         ) from error
 
 
+# What a floating input of each type is fed as.
+_FLOATS: dict[str, type[np.floating[Any]]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+}
+
+
 def feed(opened: onnxruntime.InferenceSession, inputs: Inputs) -> dict[str, NDArray[Any]]:
     """The inputs under the names of the file: keywords by name, everything else in order.
+
+    Floats are given in the precision that the file takes.
 
     Raises:
         InputError: another number of inputs than the file has, or other names.
     """
-    names = [each.name for each in opened.get_inputs()]
-    arrays = [tensor.detach().cpu().numpy() for tensor in tensors_of(inputs)]
+    kinds = {each.name: _FLOATS.get(each.type) for each in opened.get_inputs()}
+    names = list(kinds)
+    arrays = [_array(tensor) for tensor in tensors_of(inputs)]
     if isinstance(inputs, dict) and set(inputs) == set(names):
-        return {name: inputs[name].detach().cpu().numpy() for name in names}
+        arrays = [_array(inputs[name]) for name in names]
     if len(arrays) != len(names):
         raise InputError(
             f"the file takes {len(names)} inputs ({', '.join(names)}) and the batch has "
             f"{len(arrays)}",
             fix="pass batches as the exported model took them",
         )
-    return dict(zip(names, arrays, strict=True))
+    return {name: _as(array, kinds[name]) for name, array in zip(names, arrays, strict=True)}
+
+
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
+    """Numpy has no bfloat16."""
+    held = tensor.detach().cpu()
+    return (held.float() if held.dtype == torch.bfloat16 else held).numpy()
+
+
+def _as(array: NDArray[Any], kind: type[np.floating[Any]] | None) -> NDArray[Any]:
+    floating = kind is not None and np.issubdtype(array.dtype, np.floating)
+    return array.astype(kind, copy=False) if floating else array
 
 
 def onnx_runner(opened: onnxruntime.InferenceSession) -> Runner:

@@ -13,6 +13,7 @@ from export_nets import example, fed, outputs, prepared
 from qdq.export.writing import export_onnx
 from qdq.graph import external_data
 from qdq.graph.files import load
+from qdq.validation.comparing import validate
 
 NAME = "identity_skip"
 
@@ -29,6 +30,7 @@ def test_weights_lie_beside_the_file_and_compute_the_same(tmp_path: Path, opset:
     report = export_onnx(model, x, path, external_data=True, opset=opset)
     (beside,) = tmp_path.glob("m.onnx.*.data")
     assert set(tmp_path.iterdir()) == {path, beside}
+    assert report.data == str(beside)
     assert report.bytes == path.stat().st_size + beside.stat().st_size
     assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     held = onnx.load(path, load_external_data=False).graph.initializer
@@ -74,3 +76,10 @@ def test_half_precision_and_codes_as_input_go_with_it(tmp_path: Path) -> None:
         results.append(session(path).run(None, {"input": codes})[0])
     assert results[0].dtype == np.float16
     np.testing.assert_array_equal(*results)
+
+
+def test_validate_reads_the_pair(tmp_path: Path) -> None:
+    model, path = prepared(NAME), tmp_path / "m.onnx"
+    export_onnx(model, example(NAME), path, external_data=True)
+    report = validate(path, [example(NAME)], reference=model, progress=False)
+    assert report.rows[0].sqnr_db > 60

@@ -19,6 +19,7 @@ from qdq.export.writing import export_onnx
 from qdq.graph.precision import narrow
 from qdq.insertion.replacing import insert
 from qdq.insertion.switches import quantizers
+from qdq.validation.comparing import validate
 
 HALVES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 STEP = 2.0**-10  # of float16, relative
@@ -47,6 +48,16 @@ def rounded(name: str) -> Tensor:
     x = example(name)
     assert isinstance(x, Tensor)
     return x.half().float()
+
+
+@pytest.mark.parametrize("type_", [torch.float32, torch.float16, torch.bfloat16])
+def test_validate_feeds_a_float16_file_whatever_floats_the_batches_are(
+    tmp_path: Path, type_: torch.dtype
+) -> None:
+    model, x, path = prepared("identity_skip"), rounded("identity_skip"), tmp_path / "m.onnx"
+    export_onnx(model, x, path, precision="float16")
+    report = validate(path, [x.to(type_)], progress=False)
+    assert report.samples == len(x)
 
 
 @pytest.mark.parametrize("opset", [13, 22])
