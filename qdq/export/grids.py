@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from torch import Tensor
+from torch import Tensor, nn
 
 from qdq.errors import ExportError
 from qdq.graph.lowering import SiteGrid
+from qdq.insertion.switches import quantizers
 from qdq.nn.symbolic import MARKER, MarkedCall
 from qdq.numerics.affine import QParams, quantize, quantize_bias
 from qdq.records.export import SiteRow
@@ -62,6 +63,19 @@ def site_grid(site: str, grid: QParams, codes: Tensor | None = None) -> SiteGrid
         spec.keep_axis,
         None if codes is None else _array(codes).astype(code_type),
     )
+
+
+def known_ranges(model: nn.Module) -> dict[str, tuple[float, float]]:
+    """Range of every activation site, also of those that another target has on.
+
+    With them in the file, `qdq.graph.retarget` needs no data.
+    """
+    found = {}
+    for site, quantizer in quantizers(model).items():
+        low, high = quantizer.amin, quantizer.amax
+        if not is_weight(site) and low is not None and high is not None and high.numel() == 1:
+            found[site] = float(low), float(high)
+    return found
 
 
 def _array(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from qdq.data import tensors_of, to_device
 from qdq.export.form import FileForm
-from qdq.export.grids import grid_of_call, refuse_lost_sites, row_of, site_grid
+from qdq.export.grids import (
+    grid_of_call,
+    known_ranges,
+    refuse_lost_sites,
+    row_of,
+    site_grid,
+)
 from qdq.export.tracing import to_onnx
 from qdq.graph.code_inputs import CodeInput, take_codes
 from qdq.graph.external_data import put_back, take_out, too_large
@@ -24,6 +30,7 @@ from qdq.graph.files import save
 from qdq.graph.lowering import lower
 from qdq.graph.passes import PASSES
 from qdq.graph.precision import narrow
+from qdq.graph.retargeting.notes import RANGES, ranges_note
 from qdq.graph.speed import suit_target
 from qdq.insertion.fusing import require_eval
 from qdq.insertion.placing import found_insertion, insertion_of, retarget
@@ -149,7 +156,8 @@ def _export(
     codes = {}
     if form.input != "float":
         codes = take_codes(graph, channels_last=form.input == "uint8_nhwc")
-    beside = _write(graph, path, form, _told(target, names, codes))
+    told = _told(target, names, codes) | {RANGES: ranges_note(known_ranges(model))}
+    beside = _write(graph, path, form, told)
     state = found_insertion(model)
     return ExportReport(
         path=str(path),

@@ -1,7 +1,6 @@
 """Files to rewrite: exported nets, files of onnxruntime's quantizer, and how files are run."""
 
 import atexit
-import json
 import logging
 import shutil
 import warnings
@@ -28,7 +27,7 @@ from torch.nn import functional as F
 import qdq
 from qdq.export.tracing import to_onnx
 from qdq.export.writing import export_onnx
-from qdq.sites import is_weight
+from qdq.graph.retargeting.notes import RANGES
 from tests.export.export_nets import Functional, built, conv, example, prepared
 
 _FOLDER = Path(mkdtemp(prefix="rewritten"))
@@ -39,20 +38,13 @@ atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 def exported(name: str, target: str, *, noted: bool = False) -> Path:
     """A tiny net written for a target; with its calibrated ranges noted, or without."""
     path = _FOLDER / f"{name}.{target}.{noted}.onnx"
-    model = prepared(name, target)
-    export_onnx(model, example(name), path, target=target)
-    written = onnx.load(path)
-    kept = {each.key: each.value for each in written.metadata_props if each.key != "qdq.ranges"}
-    if noted:
-        ranges = {
-            site: [float(each.amin), float(each.amax)]
-            for site, each in qdq.quantizers(model).items()
-            if each.amax is not None and each.amin is not None and not is_weight(site)
-        }
-        kept["qdq.ranges"] = json.dumps(ranges)
-    del written.metadata_props[:]
-    onnx.helper.set_model_props(written, kept)
-    onnx.save(written, path)
+    export_onnx(prepared(name, target), example(name), path, target=target)
+    if not noted:
+        written = onnx.load(path)
+        kept = {each.key: each.value for each in written.metadata_props if each.key != RANGES}
+        del written.metadata_props[:]
+        onnx.helper.set_model_props(written, kept)
+        onnx.save(written, path)
     return path
 
 
