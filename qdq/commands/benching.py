@@ -80,6 +80,10 @@ def bench(
             fix="qdq bench a.onnx b.onnx, or qdq bench --fit costs.json",
         )
     if fit is not None:
+        if threads or batch or provider or size or json or clock != "auto":
+            raise InputError(
+                "--fit takes --rounds and nothing else", fix="qdq bench --fit costs.json"
+            )
         _fit(fit, rounds)
         return
     with ExitStack() as opened:  # told before any work if it cannot be written
@@ -146,7 +150,7 @@ def _table(*headings: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for number, heading in enumerate(headings):  # names give way, numbers stay on one line
+        table.add_column(heading, overflow="fold", no_wrap=number > 0)
     return table

@@ -1,12 +1,11 @@
 """`qdq quantize`: a float ONNX file into one with Q and DQ."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qdq.errors import InputError
+from qdq.commands.batches import batches_of
 
 if TYPE_CHECKING:
     from qdq.records.quantizing import QuantizationReport
@@ -67,14 +66,13 @@ def quantize(
     from qdq.graph.quantizing.quantization import quantize as run
     from qdq.records.base import to_json_text, written_whole
 
-    if batch_size < 1:
-        raise InputError(f"batches of {batch_size} rows", fix="pass --batch-size 1 or more")
+    rows = batches_of(data, batch_size)
     with ExitStack() as opened:  # told before any work if it cannot be written
         json_file = None if json is None else opened.enter_context(written_whole(json))
         report = run(
             source,
             destination,
-            _batches(data, batch_size),
+            rows,
             target=target,
             method=method,
             ignore=ignore or (),
@@ -83,22 +81,6 @@ def quantize(
         if json_file is not None:
             json_file.write_text(to_json_text(report.to_dict()), encoding="utf-8")
     _show(report)
-
-
-def _batches(data: str, batch_size: int) -> Iterable[Any]:
-    from qdq.graph.quantizing.arrays import ArrayFiles
-
-    if ":" not in data or Path(data).exists():
-        return ArrayFiles(Path(data), batch_size)
-    from qdq.data.sources import call_named
-
-    return _inputs(call_named(data, "train", batch_size, what="data"))
-
-
-def _inputs(batches: Iterable[object]) -> Iterator[object]:
-    """The inputs of batches that may have labels beside them."""
-    for batch in batches:
-        yield batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 def _show(report: "QuantizationReport") -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qdq.errors import InputError
+from qdq.commands.batches import batches_of
 
 if TYPE_CHECKING:
     from qdq.records.retargeting import RetargetReport
@@ -17,12 +17,15 @@ _STYLES = {"integer": "green", "float": "yellow"}
 def retarget(
     source: Annotated[Path, typer.Argument(help="A Q/DQ ONNX file, whoever wrote it.")],
     destination: Annotated[Path, typer.Argument(help="Where to write the rewritten one.")],
-    target: Annotated[str, typer.Option(help="tensorrt, tensorrt:8 or onnxruntime.")],
+    target: Annotated[str, typer.Option(help="tensorrt or onnxruntime, or a variant: tensorrt:8.")],
     match: Annotated[
         bool, typer.Option("--match", help="Keep steps: codes of both files map one to one.")
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="What to run both on: .npy, .npz or a folder of them.")
+        str | None,
+        typer.Option(
+            help="What to run both on, 16 batches: .npy, .npz, a folder of them, module:function."
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option(help="How ranges missing in the file are chosen on the data.")
@@ -56,12 +59,10 @@ def retarget(
     """
     from contextlib import ExitStack
 
-    from qdq.graph.quantizing.arrays import ArrayFiles
     from qdq.graph.retargeting.rewriting import retarget as rewrite
     from qdq.records.base import to_json_text, written_whole
 
-    if batch_size < 1:
-        raise InputError(f"batches of {batch_size} rows", fix="pass --batch-size 1 or more")
+    batches = None if data is None else batches_of(data, batch_size)
     with ExitStack() as opened:  # told before any work if it cannot be written
         json_file = None if json is None else opened.enter_context(written_whole(json))
         report = rewrite(
@@ -69,7 +70,7 @@ def retarget(
             destination,
             target,
             match=match,
-            data=None if data is None else ArrayFiles(data, batch_size),
+            data=batches,
             method=method,
         )
         if json_file is not None:

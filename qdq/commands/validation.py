@@ -81,6 +81,7 @@ def validate(
 
     images = Images(size, numbers(mean, "--mean"), numbers(std, "--std"))
     _require_complete(model, weights, quantized, reference or (), layers=layers)
+    _require_apart(json, [file, weights, quantized, *(reference or ())])
     with ExitStack() as opened:  # told before any work if it cannot be written
         json_file = None if json is None else opened.enter_context(written_whole(json))
         references: dict[str, nn.Module | Path] = dict(_models(model, weights, quantized))
@@ -126,6 +127,14 @@ def _require_complete(
     for what, (found, fix) in wrong.items():
         if found:
             raise InputError(what, fix=fix)
+
+
+def _require_apart(json: Path | None, read: "Sequence[Path | None]") -> None:
+    """InputError where the report would take the place of a file that is read."""
+    if json is not None and json.resolve() in [each.resolve() for each in read if each]:
+        raise InputError(
+            "--json is one of the files that are read", at=str(json), fix="name another file"
+        )
 
 
 def _models(

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from qdq.errors import ExportError
+from qdq.errors import ExportError, RegistryError
 from qdq.export.opsets import OLDEST_OPSET, choose_exporter
 from qdq.graph.precision import HALVES
+from qdq.graph.speed import PASSES
 from qdq.registry import choose_one_of
 
 PRECISIONS = ["float32", *HALVES]
@@ -40,3 +41,18 @@ class FileForm:
             value = getattr(self, name)
             if value not in known:
                 raise ExportError(f"{name}={value!r} is not known", fix=choose_one_of(value, known))
+        if self.external_data not in (None, True, False):
+            raise ExportError(
+                f"external_data={self.external_data!r} is not known",
+                fix="pass True, False or None",
+            )
+        if isinstance(self.skip_passes, str):
+            raise ExportError(
+                f"skip_passes={self.skip_passes!r} is no list of names",
+                fix=f"pass skip_passes=[{self.skip_passes!r}]",
+            )
+        for name in self.skip_passes:
+            if name not in PASSES:
+                raise RegistryError(
+                    f"there is no speed pass {name!r}", fix=choose_one_of(name, list(PASSES))
+                )

@@ -1,6 +1,6 @@
 """What the tensors of an exported file are called, and which of their axes may vary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from qdq.errors import ExportError
 from qdq.registry import choose_one_of
 
 BATCH = "batch"
+_AXES = 'pass {"input": {2: "height"}}: axes from 0, and a name for each size'
 
 
 @dataclass(frozen=True)
@@ -51,25 +52,40 @@ def name_tensors(
         output_names: one per output tensor; None: output, output_1, ...
 
     Raises:
-        ExportError: not one name per tensor, or a varying axis of none of them.
+        ExportError: not one name per tensor, an input and an output of one name, or a varying axis
+            of none of them.
     """
     given, made = tensors_of(example_inputs), tensors_of(results)
     ins = input_names or _keywords(example_inputs) or _numbered("input", len(given))
     outs = output_names or _numbered("output", len(made))
-    for names, wanted, what in ((ins, len(given), "input"), (outs, len(made), "output")):
-        if len(names) != wanted or len(set(names)) != wanted:
-            raise ExportError(
-                f"{what}_names={names} does not name {wanted} {what}s",
-                fix=f"pass {wanted} different names",
-            )
+    _require_names(ins, "input", len(given))
+    _require_names(outs, "output", len(made))
+    if both := sorted(set(ins).intersection(outs)):
+        raise ExportError(
+            f"an input and an output are called {both[0]!r}",
+            fix="pass output_names= that no input has",
+        )
+    ins, outs = list(ins), list(outs)
     called = dict(zip((*ins, *outs), (*given, *made), strict=True))
     batch = next((each.shape[0] for each in given if each.dim()), None)
     varying = [name for name, each in called.items() if each.dim() and each.shape[0] == batch]
     axes = {name: {0: BATCH} for name in varying} if dynamic_batch else {}
+    if not isinstance(dynamic_shapes or {}, Mapping):
+        raise ExportError(f"dynamic_shapes={dynamic_shapes!r} is no dict", fix=_AXES)
     for name, sizes in (dynamic_shapes or {}).items():
         _require_axes(name, sizes, called)
         axes[name] = {**axes.get(name, {}), **sizes}
     return Naming(ins, outs, axes)
+
+
+def _require_names(names: Sequence[str], what: str, wanted: int) -> None:
+    """Raise ExportError unless these are so many different names."""
+    texts = not isinstance(names, str) and all(isinstance(each, str) and each for each in names)
+    if not texts or len(names) != wanted or len(set(names)) != wanted:
+        raise ExportError(
+            f"{what}_names={names!r} does not name {wanted} {what}s",
+            fix=f"pass {wanted} different names",
+        )
 
 
 def _require_axes(name: str, sizes: Mapping[int, str], called: Mapping[str, Tensor]) -> None:
@@ -79,13 +95,15 @@ def _require_axes(name: str, sizes: Mapping[int, str], called: Mapping[str, Tens
             f"dynamic_shapes names {name!r}, which is no input or output",
             fix=choose_one_of(name, list(called)),
         )
+    if not isinstance(sizes, Mapping):
+        raise ExportError(f"dynamic_shapes={{{name!r}: {sizes!r}}} names no sizes", fix=_AXES)
     rank = called[name].dim()
     for axis, size in sizes.items():
-        if not 0 <= axis < rank or not size.isidentifier():
+        if axis not in range(rank) or not isinstance(size, str) or not size.isidentifier():
             raise ExportError(
                 f"dynamic_shapes={{{name!r}: {{{axis}: {size!r}}}}} is no axis of {rank} with a "
                 "name",
-                fix='pass {"input": {2: "height"}}: axes from 0, and a name for each size',
+                fix=_AXES,
             )
 
 

@@ -38,9 +38,9 @@ def choose_exporter(opset: int, exporter: str = "auto") -> str:
         raise ExportError(
             f"there is no exporter {exporter!r}", fix=choose_one_of(exporter, EXPORTERS)
         )
-    if not OLDEST_OPSET <= opset <= newest_opset():
+    if not isinstance(opset, int) or not OLDEST_OPSET <= opset <= newest_opset():
         raise ExportError(
-            f"opset={opset} is outside {OLDEST_OPSET}..{newest_opset()}",
+            f"opset={opset!r} is outside {OLDEST_OPSET}..{newest_opset()}",
             fix=f"pass opset=13: per-channel Q/DQ begins there, and {newest_opset()} is the newest "
             "that onnx and onnxruntime know here",
         )

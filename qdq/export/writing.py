@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qdq.data import tensors_of, to_device
+from qdq.errors import ExportError
 from qdq.export.form import FileForm
 from qdq.export.grids import (
     grid_of_call,
@@ -26,7 +27,7 @@ from qdq.export.grids import (
 from qdq.export.tracing import to_onnx
 from qdq.graph.code_inputs import CodeInput, take_codes
 from qdq.graph.external_data import put_back, take_out, too_large
-from qdq.graph.files import save
+from qdq.graph.files import require_place, save
 from qdq.graph.lowering import lower
 from qdq.graph.passes import PASSES
 from qdq.graph.precision import narrow
@@ -108,6 +109,7 @@ def export_onnx(
         external_data=external_data,
         skip_passes=skip_passes,
     )
+    require_place(path)
     require_eval(model, "export_onnx")
     model, example_inputs = _on_cpu_in_float32(model, example_inputs)
     state = found_insertion(model)
@@ -143,7 +145,8 @@ def _export(
     for site, quantizer in active.items():
         if not (is_weight(site) or quantizer.dynamic):
             site_grid(site, quantizer.grid())  # what cannot be written is said before the work
-    with emit_markers() as calls:
+    # Under autocast the trace would hold its casts, some of which no operator of ONNX takes.
+    with torch.autocast("cpu", enabled=False), emit_markers() as calls:
         traced = to_onnx(model, example_inputs, opset=form.opset, exporter=form.exporter, **naming)
     graph = gs.import_onnx(traced)
     refuse_lost_sites(graph, [call.site for call in calls], active)
@@ -175,19 +178,24 @@ def _export(
 
 
 def _on_cpu_in_float32(model: nn.Module, inputs: object) -> tuple[nn.Module, object]:
-    """Both as they are, or copies on the CPU in float32."""
-    halves = (torch.float16, torch.bfloat16)
+    """Both as they are, or copies on the CPU in float32.
+
+    A buffer or an input may be float64 on purpose, in a model whose parameters are float32. Torch
+    traces no tensors that were made in inference mode.
+    """
     held = [*model.parameters(), *model.buffers(), *tensors_of(inputs)]
-    if any(each.dtype in halves or each.device.type != "cpu" for each in held):
+    other = any(each.dtype in (torch.float16, torch.bfloat16) for each in held)
+    other |= any(each.dtype == torch.float64 for each in model.parameters())
+    if other or any(each.device.type != "cpu" or each.is_inference() for each in held):
         model = copy.deepcopy(model).cpu()
         inputs = to_device(inputs, "cpu")
-        if any(each.dtype in halves for each in held):
+        if other:
             model, inputs = model.float(), _in_float32(inputs)
     return model, inputs
 
 
 def _in_float32(inputs: Any) -> Any:
-    """The same nest of tensors, those of half precision in float32."""
+    """The same nest of tensors, those of floats in float32."""
     if isinstance(inputs, Tensor):
         return inputs.float() if inputs.is_floating_point() else inputs
     if isinstance(inputs, dict):
@@ -220,5 +228,11 @@ def _write(graph: gs.Graph, path: Path, form: FileForm, told: dict[str, str]) ->
         model = onnx.shape_inference.infer_shapes(model)
     outside = too_large(data) if form.external_data is None else form.external_data
     if not outside:
+        if too_large(data):
+            raise ExportError(
+                "the weights are more than the 2 GB that protobuf holds in one file",
+                at=str(path),
+                fix="leave out external_data=False",
+            )
         put_back(model, data)
     return save(model, path, opset=form.opset, data=data if outside else None)

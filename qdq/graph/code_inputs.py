@@ -6,7 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from qdq.errors import GraphError
-from qdq.graph.edges import QUANTIZE, read_instead, remove, same_grid
+from qdq.graph.edges import QUANTIZE, is_output, read_instead, remove, same_grid
+from qdq.graph.passes import COMMUTING
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def take_codes(graph: gs.Graph, *, channels_last: bool = False) -> dict[str, Cod
     """Let every float input of the graph take its uint8 codes instead, in place.
 
     With the codes that the Q would have computed, the graph computes what it did, bit for bit.
-    Inputs of integers and booleans stay as they are.
+    Nodes before the Q that only move values or choose among them do that with codes. Inputs of
+    integers and booleans stay as they are.
 
     Args:
         graph: lowered to Q and DQ.
@@ -45,7 +47,7 @@ def take_codes(graph: gs.Graph, *, channels_last: bool = False) -> dict[str, Cod
     inputs = [each for each in graph.inputs if np.issubdtype(each.dtype, np.floating)]
     if not inputs:
         raise GraphError("the graph has no float input", fix='leave out input="uint8"')
-    grids = {each.name: _grid_of(each) for each in inputs}
+    grids = {each.name: _grid_of(_moved(graph, each)[-1]) for each in inputs}
     images = [each for each in inputs if channels_last and len(each.shape or ()) == 4]
     if channels_last and not images:
         shapes = ", ".join(f"{each.name} {each.shape}" for each in inputs)
@@ -53,6 +55,17 @@ def take_codes(graph: gs.Graph, *, channels_last: bool = False) -> dict[str, Cod
     for each in inputs:
         _rewrite(graph, each, channels_last=each in images)
     return {each.name: CodeInput(*grids[each.name], each in images) for each in inputs}
+
+
+def _moved(graph: gs.Graph, tensor: gs.Tensor) -> list[gs.Tensor]:
+    """The tensor, and what nodes make of it on its way to the Q that compute nothing."""
+    way = [tensor]
+    while len(way[-1].outputs) == 1:
+        (node,) = way[-1].outputs
+        if node.op not in COMMUTING or len(node.outputs) != 1 or is_output(graph, node.outputs[0]):
+            break
+        way.append(node.outputs[0])
+    return way
 
 
 def _grid_of(tensor: gs.Tensor) -> tuple[float, int]:
@@ -78,14 +91,19 @@ def _grid_of(tensor: gs.Tensor) -> tuple[float, int]:
 
 def _rewrite(graph: gs.Graph, tensor: gs.Variable, *, channels_last: bool) -> None:
     codes: gs.Tensor = tensor
-    quantizers = list(tensor.outputs)
-    tensor.dtype = np.dtype(np.uint8)
+    way, readers = _moved(graph, tensor), list(tensor.outputs)
+    quantizers = list(way[-1].outputs)
+    for each in way:
+        each.dtype = np.dtype(np.uint8)
     if channels_last:
         batch, channels, height, width = tensor.shape
         codes = gs.Variable(f"{tensor.name}.nchw", np.uint8, tensor.shape)
         tensor.shape = [batch, height, width, channels]
         name, order = f"{tensor.name}/Transpose", {"perm": [0, 3, 1, 2]}
+        for reader in readers:
+            reader.inputs = [codes if each is tensor else each for each in reader.inputs]
         graph.nodes.insert(0, gs.Node("Transpose", name, order, [tensor], [codes]))
+    last = way[-1] if len(way) > 1 else codes
     for quantize in quantizers:
-        read_instead(quantize.outputs[0], codes)
+        read_instead(quantize.outputs[0], last)
         remove(graph, quantize)

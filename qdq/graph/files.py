@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -71,6 +72,16 @@ def save(
             raise
     remove_stale_data(file, beside)
     return beside
+
+
+def require_place(path: str | os.PathLike[str]) -> None:
+    """Raise InputError where `save` could not write: what that says late is better said early."""
+    with suppress(_NotYetError), written_whole(Path(path)):
+        raise _NotYetError
+
+
+class _NotYetError(Exception):
+    """Nothing is to be written yet."""
 
 
 def _write_checked(model: onnx.ModelProto, temporary: Path, *, at: Path) -> None:

@@ -78,6 +78,7 @@ class _Narrowing:
             self._convert(node, float32=node.output[0] in integer)
         for name in sorted(self.outputs & self.types.keys()):
             self._give(name)
+        self._keep_names()
         used = {name for node in self.nodes for name in node.input} | self.outputs
         constants = [each for name, each in self.constants.items() if name in used]
         for values, kept in ((graph.node, self.nodes), (graph.initializer, constants)):
@@ -163,6 +164,9 @@ class _Narrowing:
         )
 
     def _make_half(self, node: NodeProto) -> None:
+        if node.op_type == "ConstantOfShape" and not node.attribute:  # says: zeros of float32
+            zero = numpy_helper.from_array(np.zeros(1, np.float32))
+            node.attribute.append(helper.make_attribute("value", zero))
         for each in node.attribute:
             if each.name == "to" and each.i == FLOAT:
                 each.i = self.half
@@ -199,6 +203,22 @@ class _Narrowing:
         kept = np.where(np.isfinite(values), values.clip(-largest, largest), values)
         rounded: Array = kept.astype(helper.tensor_dtype_to_np_dtype(self.half))
         return rounded
+
+    def _keep_names(self) -> None:
+        """Let constants that nobody reads in float32 any more be called what they were."""
+        used = {name for node in self.nodes for name in node.input} | self.outputs
+        kept = {
+            other: name
+            for (name, _), other in self.made.items()
+            if name in self.constants and name not in used
+        }
+        for other, name in kept.items():
+            self.constants[name] = self.constants.pop(other)
+            self.constants[name].name = name
+            if other in self.data:
+                self.data[name] = self.data.pop(other)
+        for node in self.nodes:
+            node.input[:] = [kept.get(name, name) for name in node.input]
 
     def _give(self, name: str) -> None:
         """Let an output of the graph be half."""

@@ -19,6 +19,7 @@ Integer: TypeAlias = Mapping[str, Sequence[str]]
 _ENOUGH = 16  # channels, or rows and columns, from which integer kernels always pay (T18, T19)
 # Ops without weights, which run in integers only where it pays.
 _CONDITIONAL = frozenset({"add", "mul", "concat", "avg_pool", "resize", "matmul"})
+_CONSTANT = "made of constants alone: a runtime computes it once, and in float exactly"
 
 
 def region_end(graph: OpGraph, op: Op) -> tuple[int, tuple[float, float] | None]:
@@ -88,6 +89,7 @@ def _left_float(
         for op in ops
         if op.kind in target.float_kinds
     }
+    why |= {op.name: _CONSTANT for op in ops if _is_constant(op, graph)}
     if target.skip_small:
         why |= {op.name: reason for op in ops if (reason := _why_small(op, graph))}
     _add_idle(why, ops, sites, graph, target, floating)
@@ -95,6 +97,11 @@ def _left_float(
         why |= slower_in_integers(graph, target.costs, sites.keys() - {*floating, *why})
         _add_idle(why, ops, sites, graph, target, floating)
     return why
+
+
+def _is_constant(op: Op, graph: OpGraph) -> bool:
+    """Whether a product depends on no input of the model."""
+    return op.kind in WEIGHTED and bool(graph.inputs) and graph.varying.isdisjoint(op.outputs)
 
 
 def _add_idle(

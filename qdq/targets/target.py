@@ -173,14 +173,15 @@ def get(name: TargetLike, **options: Any) -> Target:
         name: a registered name, of a variant "tensorrt:8.6" or "onnxruntime:arm"; or a Target,
             which is given back. Of a version the first number counts.
         **options: fields of Target and their values, `activation=QuantSpec(bits=4)`; and
-            `variant="8.6"`, which says the same as a name with it.
+            `variant="8.6"`, which says the same as a name with it and takes the place of the
+            variant that a Target is.
 
     Raises:
         RegistryError: no such target, or no such variant of it.
         SpecError: no such option.
     """
-    base, _, suffix = ("", "", "") if isinstance(name, Target) else name.partition(":")
-    target = name if isinstance(name, Target) else TARGETS[base]
+    base, _, suffix = name.partition(":") if isinstance(name, str) else (name, "", "")
+    target = base if isinstance(base, Target) else TARGETS[base]
     known = sorted(field for field in Target.__dataclass_fields__ if field != "name")
     for option in options:
         if option not in known:
@@ -188,8 +189,18 @@ def get(name: TargetLike, **options: Any) -> Target:
                 f"target {target.name!r} has no option {option!r}",
                 fix=choose_one_of(option, known),
             )
-    variant = options.pop("variant", suffix)
-    return replace(target, **{**_differences(target.name, variant), **options})
+    variant = options.pop("variant", suffix if isinstance(name, str) else target.variant)
+    return replace(target, **{**_of_variant(target, str(variant or "")), **options})
+
+
+def _of_variant(target: Target, variant: str) -> dict[str, Any]:
+    """The fields that change where a target becomes this variant; its own ones stay."""
+    if variant == target.variant:
+        return {}
+    usual = TARGETS[target.name]
+    before = _differences(target.name, target.variant)
+    back = {field for field, value in before.items() if getattr(target, field) == value}
+    return {field: getattr(usual, field) for field in back} | _differences(target.name, variant)
 
 
 def _differences(name: str, variant: str) -> dict[str, Any]:
@@ -197,7 +208,8 @@ def _differences(name: str, variant: str) -> dict[str, Any]:
     if not variant:
         return {}
     variants = VARIANTS.get(name, {})
-    key = variant if variant in variants else variant.partition(".")[0]
+    number = variant.partition(".")[0]
+    key = number if number.isdecimal() else variant
     if key not in variants:
         raise RegistryError(
             f"target {name!r} has no variant {variant!r}", fix=choose_one_of(key, list(variants))

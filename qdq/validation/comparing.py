@@ -31,7 +31,16 @@ def top1(outputs: Array, targets: Array) -> float:
     Args:
         outputs: (N, C, ...) scores.
         targets: (N, ...) class numbers.
+
+    Raises:
+        InputError: they are of other shapes.
     """
+    if outputs.ndim < 2 or targets.shape != (len(outputs), *outputs.shape[2:]):
+        raise InputError(
+            f"targets {targets.shape} are no classes of outputs {outputs.shape}",
+            fix="pass class numbers (N, ...) for scores (N, C, ...), a metric of your own, or "
+            "batches without targets",
+        )
     return float(np.mean(outputs.argmax(axis=1) == targets))
 
 
@@ -156,7 +165,11 @@ def _run_all(
         for look in looks:
             look(batch.inputs)
         targets.extend(targets_of(batch))
-    joined = {name: np.concatenate(each) for name, each in parts.items()}
+    joined = {
+        name: np.concatenate([np.atleast_1d(part) for part in each]) for name, each in parts.items()
+    }
+    if not len(joined[""]):
+        raise InputError("the batches hold no rows", fix="pass at least one row")
     for name, each in joined.items():
         if each.shape != joined[""].shape:
             raise InputError(
@@ -176,10 +189,11 @@ def _measured(measure: Metric | None, outputs: Array, targets: Array | None) -> 
 
 
 def _compare(name: str, reference: Array, own: Array, metric: float | None) -> ComparisonRow:
+    scores = (each if each.ndim > 1 else each[:, None] for each in (reference, own))
     return ComparisonRow(
         reference=name,
         metric=metric,
-        agreement=agreement(reference, own),
+        agreement=agreement(*scores),
         sqnr_db=sqnr(reference, own),
-        largest=float(np.max(np.abs(reference - own))),
+        largest=float(np.max(np.abs(reference.astype(np.float64) - own))),
     )

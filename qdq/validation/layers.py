@@ -97,6 +97,7 @@ class _Count:
     noise: float = 0.0
 
     def add(self, point: Point, reference: Array, own: Array) -> None:
+        reference = _alike(reference, own)
         shared = _shared(reference, own)
         if shared is None:
             return
@@ -118,6 +119,12 @@ class _Count:
         return TensorRow(
             point.name, point.tensor, self.values, self.differing, self.largest, mean, ratio
         )
+
+
+def _alike(reference: Array, own: Array) -> Array:
+    """The reference in rows (N, C) or not, as the file has it where it made a Gemm of a layer."""
+    rows = 2 in (own.ndim, reference.ndim) and own.shape[-1:] == reference.shape[-1:]
+    return reference.reshape(own.shape) if rows and own.size == reference.size else reference
 
 
 def _shared(reference: Array, own: Array) -> Array | None:

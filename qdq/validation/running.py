@@ -91,6 +91,11 @@ def feed(opened: onnxruntime.InferenceSession, inputs: Inputs) -> dict[str, NDAr
     arrays = [_array(tensor) for tensor in tensors_of(inputs)]
     if isinstance(inputs, dict) and set(inputs) == set(names):
         arrays = [_array(inputs[name]) for name in names]
+    elif isinstance(inputs, dict) and len(arrays) == len(names) and set(inputs) & set(names):
+        raise InputError(
+            f"the file takes {', '.join(names)} and the batch has {', '.join(inputs)}",
+            fix="name the keywords of a batch as the inputs of the file",
+        )
     if len(arrays) != len(names):
         raise InputError(
             f"the file takes {len(names)} inputs ({', '.join(names)}) and the batch has "

@@ -68,6 +68,22 @@ def test_files_and_a_fit_are_asked_for_apart(arguments: tuple[str, ...]) -> None
     )
 
 
+@pytest.mark.parametrize("option", [("--json", "t.json"), ("--threads", "2"), ("--clock", "wall")])
+def test_a_fit_refuses_what_it_would_ignore(tmp_path: Path, option: tuple[str, str]) -> None:
+    error = run("--fit", tmp_path / "costs.json", *option).exception
+    assert isinstance(error, InputError)
+    assert str(error) == (
+        "--fit takes --rounds and nothing else\n  fix: qdq bench --fit costs.json"
+    )
+
+
+def test_numbers_stay_on_one_line_of_a_narrow_terminal(tmp_path: Path) -> None:
+    path = file(tmp_path / "a_file_with_a_long_name.onnx", 8)
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(APP, [str(path), "--rounds", "2"])
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert [len(line) for line in lines if "CPU" in line] == [9]
+
+
 def test_nothing_is_written_after_an_error(tmp_path: Path) -> None:
     small = file(tmp_path / "small.onnx", 8)
     shown = run(small, tmp_path / "none.onnx", "--json", tmp_path / "t.json")

@@ -126,3 +126,11 @@ def test_on_an_error_no_report_is_left(files: Path, tmp_path: Path) -> None:
     shown = run(tmp_path / "none.onnx", *DATA, "--json", tmp_path / "v.json")
     assert isinstance(shown.exception, GraphError)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_does_not_take_the_place_of_a_file_that_is_read(files: Path) -> None:
+    before = (files / "m.onnx").read_bytes()
+    shown = run(files / "m.onnx", *DATA, "--json", files / "m.onnx")
+    assert isinstance(shown.exception, InputError)
+    assert "--json is one of the files that are read" in str(shown.exception)
+    assert (files / "m.onnx").read_bytes() == before

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdq.calibration.choosing import calibrate
-from qdq.errors import ExportError
+from qdq.errors import ExportError, InputError, RegistryError
 from qdq.export.opsets import newest_opset
 from qdq.export.writing import export_onnx
 from qdq.insertion.replacing import insert
@@ -213,3 +213,34 @@ def test_a_misspelled_option_is_told_what_is_known(tmp_path: Path, name: str) ->
     with pytest.raises(ExportError) as caught:
         export_onnx(prepared("mlp"), example("mlp"), tmp_path / "m.onnx", **options)
     assert str(caught.value) == f"{name}='half' is not known\n  fix: known: {known[name]}"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        (
+            {"external_data": "yes"},
+            ExportError,
+            "external_data='yes' is not known\n  fix: pass True, False or None",
+        ),
+        (
+            {"skip_passes": "pad_stem"},
+            ExportError,
+            "skip_passes='pad_stem' is no list of names\n  fix: pass skip_passes=['pad_stem']",
+        ),
+        (
+            {"skip_passes": ["pad"]},
+            RegistryError,
+            "there is no speed pass 'pad'\n  fix: known: fold",
+        ),
+        ({"path": "none/m.onnx"}, InputError, "cannot write here: No such file or directory\n"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_model_is_looked_at(
+    tmp_path: Path, options: Any, error: type[Exception], text: str
+) -> None:
+    path = tmp_path / options.pop("path", "m.onnx")
+    with pytest.raises(error) as caught:
+        export_onnx(nn.Linear(3, 2), None, path, **options)
+    assert str(caught.value).startswith(text)
+    assert not list(tmp_path.iterdir())

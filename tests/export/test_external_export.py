@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 from export_nets import example, fed, outputs, prepared
 
+from qdq.errors import ExportError
 from qdq.export.writing import export_onnx
 from qdq.graph import external_data
 from qdq.graph.files import load
@@ -83,3 +84,17 @@ def test_validate_reads_the_pair(tmp_path: Path) -> None:
     export_onnx(model, example(NAME), path, external_data=True)
     report = validate(path, [example(NAME)], reference=model, progress=False)
     assert report.rows[0].sqnr_db > 60
+
+
+def test_what_protobuf_cannot_hold_is_refused_where_one_file_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external_data, "MOST_INSIDE", 1000)
+    with pytest.raises(ExportError) as caught:
+        export_onnx(prepared(NAME), example(NAME), tmp_path / "m.onnx", external_data=False)
+    assert str(caught.value) == (
+        "the weights are more than the 2 GB that protobuf holds in one file\n"
+        f"  at:  {tmp_path / 'm.onnx'}\n"
+        "  fix: leave out external_data=False"
+    )
+    assert not list(tmp_path.iterdir())

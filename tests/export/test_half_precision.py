@@ -1,6 +1,9 @@
 """Models in half precision, and files whose float rest is: against float32 and the simulation."""
 
+import copy
+import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from qdq.calibration.choosing import calibrate
 from qdq.errors import GraphError
 from qdq.export.writing import export_onnx
+from qdq.graph.files import load, metadata
 from qdq.graph.precision import narrow
 from qdq.insertion.replacing import insert
 from qdq.insertion.switches import quantizers
@@ -194,3 +198,54 @@ def test_a_node_with_a_graph_of_its_own_is_refused() -> None:
         "  at:  choose\n"
         '  fix: pass precision="float32"'
     )
+
+
+def test_zeros_of_no_noted_type_become_half_too() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        helper.make_node("Sub", ["zeros", "x"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    imports = [helper.make_opsetid("", 17)]
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=imports))
+    narrow(model, "float16", {})
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Shape", "ConstantOfShape", "Sub"]
+
+
+@pytest.mark.parametrize("external_data", [False, True])
+def test_every_site_is_still_called_what_the_metadata_says(
+    tmp_path: Path, external_data: bool
+) -> None:
+    model, x, path = prepared("mlp", "tensorrt"), example("mlp"), tmp_path / "m.onnx"
+    export_onnx(model, x, path, precision="float16", external_data=external_data)
+    file = load(path)
+    names = {name for node in file.graph.node for name in (*node.input, *node.output)}
+    assert set(json.loads(metadata(file)["qdq.sites"]).values()) <= names
+    assert run(path, np.zeros((1, 12), np.float16)).shape == (1, 5)
+
+
+def test_a_float64_model_gives_the_bytes_of_its_float32_copy(tmp_path: Path) -> None:
+    model, x = prepared("mlp"), example("mlp")
+    double = copy.deepcopy(model).double()
+    report = export_onnx(double, x.double(), tmp_path / "d.onnx")
+    assert report.sha256 == export_onnx(model, x, tmp_path / "f.onnx").sha256
+    assert next(double.parameters()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("block", [torch.inference_mode, lambda: torch.autocast("cpu")])
+def test_neither_autocast_nor_inference_mode_changes_a_file(tmp_path: Path, block: Any) -> None:
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(1))
+    reports = []
+    for name, around in (("plain", nullcontext), ("within", block)):
+        with around():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(12, 16), nn.LayerNorm(16), nn.Linear(16, 5)).eval()
+        insert(model, x, target="tensorrt")
+        calibrate(model, [x], method="max", progress=False)
+        with around():
+            reports.append(export_onnx(model, x, tmp_path / f"{name}.onnx", opset=17))
+    outside = export_onnx(model, x, tmp_path / "outside.onnx", opset=17)
+    assert reports[0].sha256 == reports[1].sha256 == outside.sha256

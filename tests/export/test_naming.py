@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import pytest
 import torch
 from torch import Tensor, nn
 
+from qdq.errors import ExportError
 from qdq.export.naming import name_tensors
 from qdq.export.tracing import to_onnx
 
@@ -50,3 +52,41 @@ def test_nothing_varies_unless_asked_for() -> None:
     named = name_tensors({"x": X, "masks": [MASK, MASK]}, [X], dynamic_batch=False)
     assert named.axes == {}
     assert (named.inputs, named.outputs) == (["x", "masks", "masks_1"], ["output"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"input_names": ["x"], "output_names": ["x"]}, {"input_names": ["output"]}]
+)
+def test_an_input_and_an_output_of_one_name_are_refused(options: Any) -> None:
+    name = options["input_names"][0]
+    with pytest.raises(ExportError) as caught:
+        name_tensors(X, X, dynamic_batch=True, **options)
+    assert str(caught.value) == (
+        f"an input and an output are called {name!r}\n  fix: pass output_names= that no input has"
+    )
+
+
+@pytest.mark.parametrize("names", ["x", [""], [3]])
+def test_names_are_a_list_of_texts(names: Any) -> None:
+    with pytest.raises(ExportError) as caught:
+        name_tensors(X, X, dynamic_batch=True, input_names=names)
+    assert str(caught.value) == (
+        f"input_names={names!r} does not name 1 inputs\n  fix: pass 1 different names"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "text"),
+    [
+        ([1], "dynamic_shapes=[1] is no dict"),
+        ({"input": [1]}, "dynamic_shapes={'input': [1]} names no sizes"),
+        ({"input": {1: 5}}, "dynamic_shapes={'input': {1: 5}} is no axis of 2 with a name"),
+        ({"input": {"1": "n"}}, "dynamic_shapes={'input': {1: 'n'}} is no axis of 2 with a name"),
+    ],
+)
+def test_dynamic_shapes_of_another_form_are_refused(shapes: Any, text: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        name_tensors(X, X, dynamic_batch=True, dynamic_shapes=shapes)
+    assert str(caught.value) == (
+        f'{text}\n  fix: pass {{"input": {{2: "height"}}}}: axes from 0, and a name for each size'
+    )

@@ -1,5 +1,7 @@
 """Which opsets are written, and by whom."""
 
+from typing import Any
+
 import onnx
 import pytest
 
@@ -18,12 +20,12 @@ def test_the_exporter_that_writes_an_opset_is_chosen(opset: int, exporter: str) 
     assert choose_exporter(opset) == choose_exporter(opset, exporter) == exporter
 
 
-@pytest.mark.parametrize("opset", [12, newest_opset() + 1])
-def test_an_opset_nobody_here_knows_is_refused(opset: int) -> None:
+@pytest.mark.parametrize("opset", [12, newest_opset() + 1, 17.0, "13"])
+def test_an_opset_nobody_here_knows_is_refused(opset: Any) -> None:
     with pytest.raises(ExportError) as caught:
         choose_exporter(opset)
     assert str(caught.value) == (
-        f"opset={opset} is outside 13..{newest_opset()}\n"
+        f"opset={opset!r} is outside 13..{newest_opset()}\n"
         f"  fix: pass opset=13: per-channel Q/DQ begins there, and {newest_opset()} is the newest "
         "that onnx and onnxruntime know here"
     )

@@ -146,3 +146,23 @@ def test_validate_refuses_floats_for_such_a_file_and_says_what_it_takes(tmp_path
     with pytest.raises(InputError, match=r"onnxruntime does not take input \(4, 12\)") as caught:
         validate(tmp_path / "m.onnx", [example("mlp")], progress=False)
     assert "expected: (tensor(uint8))" in caught.value.what
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("form", ["uint8", "uint8_nhwc"])
+@pytest.mark.parametrize("first", [[nn.Flatten()], [nn.MaxPool2d(2, padding=1), nn.Flatten()]])
+def test_what_only_moves_values_before_the_q_moves_codes(
+    tmp_path: Path, first: list[nn.Module], form: str, level: Any
+) -> None:
+    torch.manual_seed(0)
+    x = example("conv_last")
+    model = nn.Sequential(*first, nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    model(x)
+    insert(model, x, target="onnxruntime")
+    calibrate(model, [x], method="max", progress=False)
+    export_onnx(model, x, tmp_path / "floats.onnx")
+    export_onnx(model, x, tmp_path / "codes.onnx", input=form)
+    codes = codes_of(x.numpy(), told(tmp_path / "codes.onnx")["input"])
+    (got,) = session(tmp_path / "codes.onnx", level).run(None, {"input": codes})
+    (want,) = session(tmp_path / "floats.onnx", level).run(None, {"input": x.numpy()})
+    np.testing.assert_array_equal(got, want)

@@ -129,6 +129,7 @@ def test_metadata_tells_the_nodes_where_the_name_does_not(tmp_path: Path) -> Non
         ("PWN(PWN(Relu_0), PWN(Relu_1, Tanh_0))", ("Relu_0", "Relu_1", "Tanh_0")),
         ("{ForeignNode[Conv_0...Add_0]}", ("Conv_0", "Add_0")),
         ("Conv_1 + PWN(Relu_1) + (Unnamed Layer* 3) [Shuffle]", ("Conv_1", "Relu_1")),
+        ("Conv_0 || Conv_1", ("Conv_0", "Conv_1")),
         ("Conv_0 + Conv_0", ("Conv_0",)),
         ("Reformatting CopyNode for Output Tensor 0 to Conv_0 + Relu_0", ()),
         ("Conv_0.out", ()),

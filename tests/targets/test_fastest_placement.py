@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import qdq
 from qdq.errors import SpecError, StepError
@@ -102,6 +102,22 @@ def test_a_table_of_ones_own_decides_instead(tmp_path: Path) -> None:
     target = qdq.targets.get("onnxruntime", fastest=True, costs=str(tmp_path / "costs.json"))
     report = qdq.insert(matrices(16, 16, 16), torch.zeros(1, 16), target=target)
     assert len(report.select("quantize")) == 4
+
+
+def test_what_nobody_measured_stays_float_and_says_so() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.LSTM(512, 512, batch_first=True), nn.Linear(512, 512)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.cell(x)[0])
+
+    report = qdq.insert(Net().eval(), torch.zeros(1, 64, 512), target=FASTEST)
+    assert {row.name for row in report.select("quantize")} == {"head.input", "head.weight"}
+    assert {row.why for row in report.select("off") if row.name.startswith("cell.")} == {
+        "nobody measured lstm, so it stays float (x86_vnni)"
+    }
 
 
 def test_what_the_user_switched_off_is_no_candidate() -> None:

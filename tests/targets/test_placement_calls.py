@@ -140,3 +140,16 @@ def test_a_target_may_leave_small_products_float(
     if why:
         assert {each.why for each in decisions} == {why}
     assert place(sites, graph, get("tensorrt", skip_small=False))[0].action == "quantize"
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_what_is_made_of_constants_alone_stays_float(kind: str, target: str) -> None:
+    net, constant = Net(), 7
+    made = net.layer("bias", net.layer("hidden", constant, kind), kind)
+    end = net.layer("head", net.op("sub", net.layer("first", 0), made))
+    assert {site for site in net.on(target, end) if "output" not in site} == operands(
+        "first", "head"
+    )
+    why = "made of constants alone: a runtime computes it once, and in float exactly"
+    assert net.why("bias.weight", target, end) == net.why("hidden.input", target, end) == why

@@ -93,7 +93,27 @@ def test_a_variant_of_a_target_given_as_a_value_keeps_its_other_fields() -> None
     assert get(small, variant="8").float_weights
 
 
-@pytest.mark.parametrize("name", ["tensorrt:7.2", "onnxruntime:gpu"])
+def test_another_variant_takes_the_place_of_the_first_and_leaves_what_the_user_chose() -> None:
+    eight = get("tensorrt:8", skip_small=True)
+    assert get(eight, variant="10") == get("tensorrt:10", skip_small=True)
+    assert get(eight, variant="") == get("tensorrt", skip_small=True)
+    arm = get("onnxruntime:arm", costs="mine.json")
+    assert get(arm, variant="x86").costs == "mine.json"
+    assert not get(arm, variant="x86").signed_kernels
+
+
+def test_a_version_may_be_a_number() -> None:
+    assert get("tensorrt", variant=8) == get("tensorrt:8")
+    assert get("tensorrt", variant=8.6) == get("tensorrt:8.6")
+
+
+@pytest.mark.parametrize("name", [None, 8])
+def test_what_is_neither_a_name_nor_a_target_is_refused(name: object) -> None:
+    with pytest.raises(RegistryError, match=f"no target '{name}'\n  fix: known: onnxruntime, "):
+        get(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["tensorrt:7.2", "onnxruntime:gpu", "onnxruntime:vnni.2"])
 def test_an_unknown_variant_names_all_known(name: str) -> None:
     target, _, variant = name.partition(":")
     with pytest.raises(RegistryError) as caught:

@@ -118,3 +118,70 @@ def test_exact_predicts_the_file_on_the_same_batches(linear: tuple[nn.Module, Pa
 def test_exact_is_of_the_cpu_provider(linear: tuple[nn.Module, Path]) -> None:
     with pytest.raises(InputError, match="CPU provider, not CUDAExecutionProvider"):
         validate(linear[1], data(), providers=["CUDAExecutionProvider"], exact=True)
+
+
+def test_targets_that_are_no_classes_are_refused(linear: tuple[nn.Module, Path]) -> None:
+    x = data()[0][0]
+    for targets in (torch.arange(5), torch.eye(7, 3), torch.zeros(7, 1)):
+        with pytest.raises(InputError, match=r"targets \(.*\) are no classes of outputs \(7, 3\)"):
+            validate(linear[1], [(x, targets)], progress=False)
+    with pytest.raises(InputError, match=r"are no classes of outputs \(4,\)"):
+        top1(np.zeros(4, np.float32), np.zeros(4))
+
+
+def test_batches_without_rows_are_refused(linear: tuple[nn.Module, Path]) -> None:
+    with pytest.raises(InputError, match="the batches hold no rows"):
+        validate(linear[1], [torch.zeros(0, 4)], progress=False)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_outputs_may_have_no_axis_of_classes(tmp_path: Path, rank: int) -> None:
+    model = Mean(rank).eval()
+    onnx.save(to_onnx(model, torch.zeros(2, 4)), tmp_path / "m.onnx")
+    x = [torch.ones(2, 4), torch.zeros(2, 4)]
+    found = validate(tmp_path / "m.onnx", x, reference=model, exact=True, progress=False)
+    assert found.samples == (2, 4)[rank]
+    assert (found.rows[0].agreement, found.rows[0].largest) == (1.0, 0.0)
+
+
+class Mean(nn.Module):
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.axes = (0, 1) if rank == 0 else (1,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(self.axes)
+
+
+def test_differences_of_unsigned_outputs_do_not_wrap(tmp_path: Path) -> None:
+    paths = []
+    for zero in (0, 3):
+        node = onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"])
+        ends = [
+            onnx.helper.make_tensor_value_info(name, kind, [2, 2])
+            for name, kind in (("x", onnx.TensorProto.FLOAT), ("y", onnx.TensorProto.UINT8))
+        ]
+        held = [
+            onnx.numpy_helper.from_array(np.float32(1), "scale"),
+            onnx.numpy_helper.from_array(np.uint8(zero), "zero"),
+        ]
+        graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], held)
+        imports = [onnx.helper.make_opsetid("", 13)]
+        paths.append(tmp_path / f"{zero}.onnx")
+        onnx.save(onnx.helper.make_model(graph, opset_imports=imports, ir_version=8), paths[-1])
+    found = validate(paths[1], [torch.ones(2, 2)], reference=paths[0], progress=False)
+    assert found.rows[0].largest == 3.0
+
+
+def test_keywords_that_name_some_inputs_and_not_others_are_refused(tmp_path: Path) -> None:
+    x, y = torch.zeros(2, 4), torch.ones(2, 4)
+    onnx.save(to_onnx(Difference().eval(), {"x": x, "y": y}), tmp_path / "m.onnx")
+    names = [each.name for each in onnx.load(tmp_path / "m.onnx").graph.input]
+    assert names == ["x", "y"]
+    with pytest.raises(InputError, match="the file takes x, y and the batch has z, x"):
+        validate(tmp_path / "m.onnx", [{"z": y, "x": x}], progress=False)
+
+
+class Difference(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x - y

@@ -228,3 +228,14 @@ def test_a_float_model_that_takes_no_quantizers_is_refused(tmp_path: Path) -> No
     path = file_of(draw.done(draw.pair(draw.x, "a")), tmp_path)
     with pytest.raises(InputError, match="the layers of this float model cannot be followed"):
         layers(path, [torch.zeros(4, 12)], float=nn.Identity())
+
+
+def test_a_layer_on_rows_is_compared_with_one_on_sequences(tmp_path: Path) -> None:
+    model = prepared("linear_on_sequences", "onnxruntime")
+    path, x = tmp_path / "m.onnx", example("linear_on_sequences")
+    done = export_onnx(model, x, path)
+    assert done.passes["multiply_flat"]
+    found = layers(path, [x], fake_quant=model)
+    assert [row.values for row in found.rows][:1] == [x.numel()]
+    assert not [name for name in found.missing if name.endswith(".input")]
+    assert found.first is None

@@ -1,7 +1,7 @@
 """bench: what files take side by side."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -12,10 +12,13 @@ import onnxruntime
 from qdq.errors import InputError
 from qdq.graph.benching.machines import cpu_name
 from qdq.graph.benching.opening import CPU, draw_inputs, open_session, provider_named, refuse_inputs
-from qdq.graph.benching.turns import Clock, Job, take_turns
+from qdq.graph.benching.turns import MOST_ROUNDS, Clock, Job, check_count, take_turns
 from qdq.records.benching import BenchReport, BenchRow
+from qdq.registry import choose_one_of
 
 Paths: TypeAlias = Sequence[str | os.PathLike[str]] | Mapping[str, str | os.PathLike[str]]
+
+_MOST_THREADS = 1024  # more take minutes to start, and nobody has the cores
 
 
 def bench(
@@ -47,12 +50,15 @@ def bench(
 
     Raises:
         GraphError: no such file, or onnxruntime refuses it.
-        InputError: no files, a setting that cannot be, or inputs that onnxruntime does not take.
+        InputError: no files, a setting that cannot be, a size that no file has, or inputs that
+            onnxruntime does not take.
     """
     named = _named(files)
-    for what, numbers in (("threads", threads), ("batch", batches), ("rounds", [rounds])):
-        if any(each < 1 for each in numbers):
-            raise InputError(f"{what}={min(numbers)} is less than one", fix="pass 1 or more")
+    check_count("rounds", rounds, MOST_ROUNDS)
+    for each in threads:
+        check_count("threads", each, _MOST_THREADS)
+    for each in batches:
+        check_count("batch", each)
     rows: list[BenchRow] = []
     asked: Sequence[int | None] = batches or (None,)
     for provider, count, batch in product(map(provider_named, providers), threads, asked):
@@ -93,9 +99,11 @@ def _jobs(
     """One run of each file, and how many rows it takes; each was run once."""
     jobs: list[Job] = []
     lengths = []
+    varying: set[str] = set()
     for path in named.values():
         session = open_session(path, threads=threads, provider=provider)
         feeds = draw_inputs(session, batch=batch, sizes=sizes, at=path)
+        varying |= {size for x in session.get_inputs() for size in x.shape if isinstance(size, str)}
         job = partial(session.run, None, feeds)
         try:
             job()
@@ -104,4 +112,12 @@ def _jobs(
         jobs.append(job)
         shape = next(iter(feeds.values())).shape if feeds else ()
         lengths.append(shape[0] if shape else 1)
+    _require_known(sizes, varying)
     return jobs, lengths
+
+
+def _require_known(sizes: Mapping[str, int], varying: Collection[str]) -> None:
+    """InputError where a size would be ignored: nothing varies by that name."""
+    for name in sizes.keys() - varying:
+        known = choose_one_of(name, sorted(varying)) if varying else "leave it out: all are fixed"
+        raise InputError(f"no input has a dimension {name!r} that varies", fix=known)

@@ -12,7 +12,7 @@ from qdq.graph.benching.least_squares import Floats, nonnegative_least_squares
 from qdq.graph.benching.machines import cpu_name
 from qdq.graph.benching.opening import draw_inputs, open_session
 from qdq.graph.benching.samples import samples
-from qdq.graph.benching.turns import take_turns
+from qdq.graph.benching.turns import MOST_ROUNDS, check_count, take_turns
 from qdq.targets.costs.layers import Bill
 from qdq.targets.costs.measured import MACHINES
 from qdq.targets.costs.tables import CostTable
@@ -60,7 +60,11 @@ def fit_costs(rounds: int = 30, *, progress: bool = True) -> CostFit:
         rounds: turns of each of some 200 small nets; the least time counts, for whatever a busy
             neighbour does adds to it.
         progress: show a bar on a terminal.
+
+    Raises:
+        InputError: rounds that cannot be.
     """
+    check_count("rounds", rounds, MOST_ROUNDS)
     chosen = list(samples())
     jobs = [_job(each) for each in chosen]
     turns = take_turns(jobs, rounds, turn_ms=_TURN_MS, progress=progress)

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from qdq.errors import InputError
 from qdq.progress import track
 
 Job: TypeAlias = Callable[[], object]
@@ -21,6 +22,7 @@ CLOCKS: dict[Clock, Callable[[], int]] = {
     "wall": time.perf_counter_ns,
 }
 TURN_MS = 5.0  # of one turn: long enough for the clocks, short enough for one load of the machine
+MOST_ROUNDS = 100_000
 _MOST_CALLS = 2000
 _WARM_ROUNDS = 2
 
@@ -45,6 +47,14 @@ class Turns:
     def ratio(self, job: int, base: int = 0) -> Quartiles:
         """The same of its times over another job's, round by round."""
         return _quartiles(self.ms[:, job] / self.ms[:, base])
+
+
+def check_count(what: str, number: int, most: int | None = None) -> None:
+    """InputError for a number below 1 or above the most."""
+    if number < 1:
+        raise InputError(f"{what}={number} is less than one", fix="pass 1 or more")
+    if most is not None and number > most:
+        raise InputError(f"{what}={number} is more than {most:,}", fix=f"pass {most:,} or less")
 
 
 def take_turns(

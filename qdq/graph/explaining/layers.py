@@ -11,8 +11,9 @@ from qdq.records.engine import LayerRow
 from qdq.records.explanation import Fate
 
 _FROM_ONNX = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-# How names are joined when layers are fused: `a + b`, `PWN(a, b)`, `{ForeignNode[a...b]}`.
-_JOINTS = re.compile(r" \+ |, |PWN\(|\{ForeignNode\[|\.\.\.|\]\}|\)+$|\)(?= \+ |, )")
+# How names are joined: `a + b` and `PWN(a, b)` of fused layers, `a || b` of two that read one
+# tensor, `{ForeignNode[a...b]}` of all from a to b.
+_JOINTS = re.compile(r" \+ | \|\| |, |PWN\(|\{ForeignNode\[|\.\.\.|\]\}|\)+$|\)(?= \+ | \|\| |, )")
 _MOVING = frozenset({"Reformat", "NoOp", "Shuffle", "Constant"})
 _FIX = (
     "write them with `trtexec --onnx=model.onnx --profilingVerbosity=detailed "

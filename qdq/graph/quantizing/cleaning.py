@@ -34,7 +34,7 @@ _STEPS: tuple[tuple[Callable[[gs.Graph], int], str], ...] = (
 )
 
 # Of the names of tensors that lowering makes.
-_ENDINGS = ("codes", "scale", "zero_point", "float")
+_ENDINGS = ("codes", "scale", "zero_point", "float", "computed")
 
 
 def cleaned(model: ModelProto, path: str) -> tuple[gs.Graph, tuple[str, ...]]:

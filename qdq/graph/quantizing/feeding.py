@@ -31,8 +31,11 @@ def feeds(inputs: Sequence[gs.Tensor], data: Data, batches: int | None = None) -
         batches: so many at most; None for all.
 
     Raises:
-        InputError: no batch, or one that does not fit: which input, and how it differs.
+        InputError: no batch, `batches` below 1, or a batch that does not fit: which input, and how
+            it differs.
     """
+    if batches is not None and batches < 1:
+        raise InputError(f"batches={batches}", fix="pass batches=1 or more, or None for all")
     count = 0
     for count, given in enumerate(islice(_batches(data), batches), start=1):
         yield from _cut(inputs, _fitted(inputs, given, at=f"batch {count - 1}"))
@@ -78,7 +81,15 @@ def _fitted(inputs: Sequence[gs.Tensor], given: object, *, at: str) -> Feed:
 
 
 def _array(tensor: gs.Tensor, value: object, at: str) -> Array:
-    array, where = np.asarray(value), f"{at}, input {tensor.name!r}"
+    where = f"{at}, input {tensor.name!r}"
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # of lists with unlike parts, of tensors with gradients
+        raise InputError(
+            f"this {type(value).__name__} is no array: {error}",
+            at=where,
+            fix="pass numpy arrays by input name, and no labels beside them",
+        ) from error
     if tensor.dtype is None or array.dtype == tensor.dtype:
         pass
     elif np.can_cast(array.dtype, tensor.dtype, "same_kind"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from qdq.graph.edges import made_by, only_reader
+from qdq.graph.edges import is_output, made_by, only_reader
 from qdq.graph.lowering import SiteGrid
 from qdq.graph.opgraphs import kind_of
 from qdq.graph.quantizing.grids import (
@@ -37,8 +37,9 @@ def watched_tensors(
         sites: the sites that are on, weights among them.
 
     Returns:
-        One tensor per activation: what it quantizes, seen through what only moves values, or, of
-        an output, what leaves the clamp behind it.
+        One tensor per activation: what it quantizes, seen through what only moves values, and
+        through a MaxPool beside which others read the same tensor: with unlike ranges on its two
+        sides it would run float (O12). Of an output, what leaves the clamp behind it.
     """
     nodes = {node.name: node for node in graph.nodes}
     found = {}
@@ -47,10 +48,7 @@ def watched_tensors(
         if role == "output":
             found[site] = _clamped(graph, _result_of(node, products.get(node.name)))
         elif not is_weight(site):
-            tensor = node.inputs[_index(role)]
-            while (mover := made_by(tensor, *_KEEPING)) is not None:
-                tensor = mover.inputs[0]
-            found[site] = tensor
+            found[site] = _moved(graph, node.inputs[_index(role)])
     return found
 
 
@@ -126,7 +124,7 @@ class _Marking:
         site = f"{node.name}.output"
         result = _result_of(node, product)
         maker = result.inputs[0]
-        raw = gs.Variable(f"{site}.float", result.dtype, result.shape)
+        raw = gs.Variable(f"{site}.computed", result.dtype, result.shape)
         maker.outputs = [raw if each is result else each for each in maker.outputs]
         self.graph.nodes.append(_marker(site, raw, result))
         self.grids[site] = self._activation(site)
@@ -171,6 +169,16 @@ def _marker(site: str, source: gs.Tensor, result: gs.Tensor) -> gs.Node:
 
 def _result_of(node: gs.Node, product: Product | None) -> gs.Tensor:
     return (node if product is None else product.total).outputs[0]
+
+
+def _moved(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:
+    """What a tensor was before it was moved, or picked from what others read too."""
+    while (mover := made_by(tensor, *_KEEPING, "MaxPool")) is not None:
+        source = mover.inputs[0]
+        if mover.op == "MaxPool" and (len(source.outputs) < 2 or is_output(graph, source)):
+            break
+        tensor = source
+    return tensor
 
 
 def _clamped(graph: gs.Graph, tensor: gs.Tensor) -> gs.Tensor:

@@ -12,6 +12,7 @@ from qdq.graph.linting.reading import opset_of, require_valid, subgraphs
 from qdq.graph.quantizing.halves import widen
 
 OLDEST_OPSET = 13  # the first with per-channel Q/DQ (T05)
+_FREE_CONSTANTS = 4  # the first IR version in which an initializer need not be an input
 _OTHER_AXIS = ("Softmax", "LogSoftmax", "Hardmax")  # they flattened what is behind it
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QGemm")
 
@@ -42,8 +43,9 @@ def open_float(path: str | os.PathLike[str]) -> tuple[ModelProto, tuple[str, ...
     overridable = [each for each in model.graph.input if each.name in held]
     for each in overridable:
         model.graph.input.remove(each)
-    if overridable and model.ir_version >= 4:
+    if overridable and model.ir_version >= _FREE_CONSTANTS:
         notes.append(f"{len(overridable)} inputs have a value in the file, and are constants now")
+    model.ir_version = max(model.ir_version, _FREE_CONSTANTS)
     if opset_of(model) < OLDEST_OPSET:
         notes.append(f"converted from opset {opset_of(model)} to {OLDEST_OPSET}")
         model = _converted(model, file)

@@ -15,7 +15,7 @@ LARGEST_BIAS = 2.0**30  # the other half of an int32 accumulator is left to the 
 def integer_bias(
     site: str, values: Array, held: HeldCodes | None, of_input: PairGrid, of_weight: Array
 ) -> SiteGrid:
-    """A bias as codes of scale s_x * s_w.
+    """A bias as codes of scale s_x * s_w, one scale where the weight has one (O07).
 
     Args:
         site: its name.
@@ -25,9 +25,13 @@ def integer_bias(
         of_weight: () or (C,) scale of the weight.
     """
     grid = bias_grid(site, values, of_input.arrays()[0], of_weight, as_float=False)
+    if not of_weight.ndim:
+        scale, zero_point = (each[:1].reshape(()) for each in (grid.scale, grid.zero_point))
+        grid = replace(grid, scale=scale, zero_point=zero_point, axis=None)
     if held is None or held.codes.dtype != np.int32 or held.zero_point.any():
         return grid
-    same = np.array_equal(np.broadcast_to(held.scale, values.shape), grid.scale)
+    before, after = (np.broadcast_to(each.scale, values.shape) for each in (held, grid))
+    same = np.array_equal(before, after)
     return replace(grid, codes=held.codes) if same else grid
 
 

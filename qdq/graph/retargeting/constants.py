@@ -40,7 +40,10 @@ def _take(
     graph: gs.Graph, node: gs.Node, constants: dict[str, HeldCodes], losses: list[Loss]
 ) -> None:
     quantize = maker_of(node.inputs[0])
-    if quantize is not None and (quantize.op != QUANTIZE or values_of(quantize, 0) is None):
+    given = quantize is None and not isinstance(node.inputs[0], gs.Constant)  # codes are an input
+    if given or (
+        quantize is not None and (quantize.op != QUANTIZE or values_of(quantize, 0) is None)
+    ):
         return
     held = _constant_codes(node, quantize)
     result = node.outputs[0]
@@ -104,14 +107,15 @@ def _quantized(values: Array, scale: Array, zero_point: Array, axis: int | None)
 
 
 def _turn(graph: gs.Graph, constants: dict[str, HeldCodes]) -> None:
-    """Transpose of a constant that was codes becomes a constant that was codes."""
-    for node in [each for each in graph.nodes if each.op == "Transpose"]:
+    """Transpose or Identity of a constant that was codes becomes a constant that was codes."""
+    for node in [each for each in graph.nodes if each.op in ("Transpose", "Identity")]:
         held = constants.get(node.inputs[0].name)
         result = node.outputs[0]
         if held is None or is_output(graph, result):
             continue
         rank = held.codes.ndim
-        order = list(node.attrs.get("perm", range(rank - 1, -1, -1)))
+        plain = range(rank) if node.op == "Identity" else range(rank - 1, -1, -1)
+        order = list(node.attrs.get("perm", plain))
         codes = np.ascontiguousarray(held.codes.transpose(order))
         axis = None if held.axis is None else order.index(held.axis)
         turned = HeldCodes(codes, held.scale, held.zero_point, axis, held.site)

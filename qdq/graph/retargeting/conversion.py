@@ -1,6 +1,6 @@
 """One file on its way from one target's form to another's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,13 +10,14 @@ from qdq.errors import QdqError
 from qdq.graph.edges import infer_shapes
 from qdq.graph.quantizing.feeding import Feed
 from qdq.graph.quantizing.observing import observe
+from qdq.graph.retargeting.clamps import open_tensors, unclamped, unkept_inputs
 from qdq.graph.retargeting.evidence import clipped_shares, shares
 from qdq.graph.retargeting.notes import noted_ranges
 from qdq.graph.retargeting.places import Map, map_of
 from qdq.graph.retargeting.placing import Placer, Plan, Rounding
 from qdq.graph.retargeting.ranges import Ranges
 from qdq.graph.retargeting.reading import as_graph
-from qdq.graph.retargeting.stripping import Stripped, strip
+from qdq.graph.retargeting.stripping import Stripped, given_as_codes, strip
 from qdq.graph.retargeting.trials import Trials
 from qdq.numerics.histogram import Histogram
 from qdq.numerics.thresholds import choose
@@ -75,21 +76,27 @@ class Conversion:
             self.plan = placer.plan()
 
     def seen(self, batches: Sequence[Feed], *, drawn: bool) -> dict[str, Histogram]:
-        """What the rounded tensors see; nothing where random inputs make no sense of the model."""
+        """What is rounded, or was, sees; nothing where random inputs make no sense of the model."""
         if not batches:
             return {}
+        names = [each.end.name for each in self.plan.roundings]
+        names += [each.tensor.name for each in open_tensors(self.stripped, self.plan)]
         try:
-            return clipped_shares(self.stripped, self.model, self.plan, batches)
+            return clipped_shares(self.stripped, self.model, names, batches)
         except QdqError:
             if drawn:
                 return {}
             raise
 
-    def losses(self) -> tuple[Loss, ...]:
-        """What could not be kept; unsigned codes keep that an input was cut off at 0."""
-        unsigned = not self.target.activation.symmetric
-        stripped = [x for x in self.stripped.losses if x.what != "clamp" or not unsigned]
-        return (*stripped, *self.plan.losses)
+    def losses(self, seen: Mapping[str, Histogram]) -> tuple[Loss, ...]:
+        """What could not be kept; to be asked before the graph is marked."""
+        found = [*unkept_inputs(self.stripped, self.plan), *self.plan.losses]
+        named = {each.place for each in found if each.what == "clamp"}
+        opened = open_tensors(self.stripped, self.plan)
+        found += unclamped([each for each in opened if each.tensor.name not in named], seen)
+        if self.target.activation.symmetric:
+            found += given_as_codes(self.stripped)
+        return tuple(found)
 
     def rows(self) -> tuple[OperatorRow, ...]:
         """One per operator that the target could quantize, each run alone."""

@@ -1,6 +1,6 @@
 """What both files were run on, and how far apart they came out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,6 @@ from qdq.errors import GraphError
 from qdq.graph.edges import Array
 from qdq.graph.quantizing.feeding import Feed
 from qdq.graph.quantizing.observing import observe
-from qdq.graph.retargeting.placing import Plan
 from qdq.graph.retargeting.running import opened, random_feed, run_all
 from qdq.graph.retargeting.stripping import Stripped
 from qdq.numerics.distance import agreement, sqnr
@@ -78,25 +77,24 @@ def gap(first: bytes, second: bytes, batches: Sequence[Feed], *, at: str) -> Gap
 
 
 def clipped_shares(
-    stripped: Stripped, model: ModelProto, plan: Plan, batches: Sequence[Feed]
+    stripped: Stripped, model: ModelProto, names: Iterable[str], batches: Sequence[Feed]
 ) -> dict[str, Histogram]:
-    """What each rounded tensor sees, without any rounding.
+    """What tensors see, without any rounding.
 
     Args:
         stripped: the float graph, not marked yet.
         model: it was made from.
-        plan: what is rounded.
+        names: of the tensors.
         batches: what to run it on.
 
     Returns:
-        By the name of what leaves the operator or comes in.
+        By name.
 
     Raises:
         CalibrationError: NaN or infinity.
         GraphError, InputError: onnxruntime cannot run it.
     """
-    names = list(dict.fromkeys(each.end.name for each in plan.roundings))
-    return observe(stripped.graph, model.opset_import, names, batches)
+    return observe(stripped.graph, model.opset_import, list(dict.fromkeys(names)), batches)
 
 
 def share_beyond(hist: Histogram, ends: tuple[float, float]) -> float:
@@ -122,7 +120,9 @@ def described(batches: Sequence[Feed], *, drawn: bool) -> str:
         return "nothing: no random inputs are known to fit, pass data"
     rows = max((len(each) if each.ndim else 1 for each in batches[0].values()), default=0)
     if drawn:
-        return f"{rows} random inputs, seeded (pass data to have real ones)"
+        kinds = {each.dtype.name for each in batches[0].values()}
+        idle = ", integers all 0" if kinds & {"int64", "int32", "bool"} else ""
+        return f"{rows} random inputs, seeded{idle} (pass data to have real ones)"
     total = sum(max(len(each) if each.ndim else 1 for each in feed.values()) for feed in batches)
     return f"{total} samples of the data"
 

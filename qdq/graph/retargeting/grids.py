@@ -128,15 +128,16 @@ def grid_for(target: Target, range_: Range, known: Known, *, match: bool) -> Pai
     low, high = min(range_[0], 0.0), max(range_[1], 0.0)
     before = known.grid
     kept = before is not None and known.range == before.range  # nothing else is known
+    kind = "int8" if target.activation.signed else "uint8"
     if target.activation.symmetric:
         if before is not None and (match or (kept and before.is_centred)):
             fits = max(-low, high) <= (_REACH + 0.5) * before.scale
-            return PairGrid(before.scale if fits else 2 * before.scale, 0, "int8")
+            return PairGrid(before.scale if fits else 2 * before.scale, 0, kind)
     elif low == 0:
         if before is not None and (match or (kept and before.begins_at_zero)):
-            return PairGrid(before.scale, 0, "uint8")
+            return PairGrid(before.scale, _ENDS[kind][0], kind)
     elif before is not None and (match or kept):
-        shift = _MIDDLE["uint8"] - _MIDDLE[before.kind]
-        return PairGrid(before.scale, before.zero_point + shift, "uint8")
+        shift = _MIDDLE[kind] - _MIDDLE[before.kind]
+        return PairGrid(before.scale, before.zero_point + shift, kind)
     scale, zero_point = scale_and_zero_point(np.array(low), np.array(high), target.activation)
-    return PairGrid(float(scale), int(zero_point), "int8" if target.activation.signed else "uint8")
+    return PairGrid(float(scale), int(zero_point), kind)

@@ -65,7 +65,7 @@ class _Marking:
     def behind(self, grid: SiteGrid, result: gs.Variable) -> None:
         """A marker between a result and all who read it."""
         maker = result.inputs[0]
-        raw = gs.Variable(f"{grid.site}.float", result.dtype, result.shape)
+        raw = gs.Variable(f"{grid.site}.computed", result.dtype, result.shape)
         maker.outputs = [raw if each is result else each for each in maker.outputs]
         self._add(grid, raw, result)
 

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto, inliner, version_converter
 
 from qdq.errors import GraphError
-from qdq.graph.edges import DEQUANTIZE, QUANTIZE, read_instead, remove
+from qdq.graph.edges import DEQUANTIZE, QUANTIZE, is_output, read_instead, remove
 from qdq.graph.files import load
 from qdq.graph.linting.reading import MOST_BYTES, opset_of, subgraphs
 
@@ -48,7 +48,10 @@ def read_quantized(path: str | os.PathLike[str]) -> ModelProto:
 
 
 def as_graph(model: ModelProto) -> gs.Graph:
-    """The model's graph, with constants in the place of its Constant nodes."""
+    """The model's graph, with constants in the place of its Constant nodes and of Identity of them.
+
+    Torch writes Identity for each initializer that equals another one.
+    """
     graph = gs.import_onnx(model)
     for node in [each for each in graph.nodes if each.op == "Constant"]:
         value = node.attrs.get("value")
@@ -56,6 +59,11 @@ def as_graph(model: ModelProto) -> gs.Graph:
             result = node.outputs[0]
             remove(graph, node)
             read_instead(result, gs.Constant(result.name, value.values))
+    for node in [each for each in graph.nodes if each.op == "Identity" and not each.domain]:
+        held, result = node.inputs[0], node.outputs[0]
+        if isinstance(held, gs.Constant) and not is_output(graph, result):
+            remove(graph, node)
+            read_instead(result, gs.Constant(result.name, held.values))
     return graph
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qdq.errors import GraphError, QdqError, SpecError
 from qdq.graph.quantizing.feeding import Data, Feed, feeds
+from qdq.graph.retargeting.clamps import keep_clamps
 from qdq.graph.retargeting.conversion import Conversion
 from qdq.graph.retargeting.evidence import described, gap, random_batches
 from qdq.graph.retargeting.marking import mark
@@ -76,7 +77,8 @@ def retarget(
             if data is None:
                 batches = random_batches(model, work.stripped, at=str(src))
             rows = work.rows()
-            grids = work.grid_rows(work.seen(batches, drawn=data is None))
+            seen = work.seen(batches, drawn=data is None)
+            grids, losses = work.grid_rows(seen), work.losses(seen)
             written = _written(work, skip_passes, at=Path(dst))
             found = gap(content, written.content, batches, at=str(src)) if batches else None
         temporary.write_bytes(written.content)
@@ -91,7 +93,7 @@ def retarget(
         agreement=None if found is None else found.agreement,
         rows=rows,
         grids=grids,
-        losses=work.losses(),
+        losses=losses,
         passes=written.passes,
     )
 
@@ -120,6 +122,7 @@ def _first(work: Conversion, data: Data | None) -> list[Feed]:
 
 
 def _written(work: Conversion, skip_passes: Collection[str], *, at: Path) -> Rewritten:
+    keep_clamps(work.stripped, work.plan)
     grids = mark(work.stripped, work.plan, work.target)
     ranges = {each.site: each.range for each in work.plan.roundings}
     graph = work.stripped.graph

@@ -61,7 +61,7 @@ def run_all(
 def random_feed(
     session: onnxruntime.InferenceSession, ranges: Mapping[str, tuple[float, float]]
 ) -> Feed | None:
-    """Seeded random inputs: floats within their range, zeros for all else.
+    """Seeded random inputs: floats within their range, codes, zeros for all else.
 
     Args:
         session: of the model.
@@ -85,7 +85,10 @@ def random_feed(
         elif kind in ("float", "double", "float16"):
             dtype = {"float": "float32", "double": "float64"}.get(kind, kind)
             drawn = rng.standard_normal(shape).astype(dtype)
-        elif kind in ("int64", "int32", "int8", "uint8", "bool"):
+        elif kind in ("int8", "uint8"):  # codes
+            ends = np.iinfo(kind)
+            drawn = rng.integers(ends.min, ends.max, shape, np.dtype(kind), endpoint=True)
+        elif kind in ("int64", "int32", "bool"):
             drawn = np.zeros(shape, kind)
         else:
             return None

@@ -54,6 +54,8 @@ class Stripped:
         edges: (id of a node, number of its input) -> the pair it read through.
         tensors: name of a float tensor -> the first pair that read it.
         constants: name of a float constant -> the integers it was.
+        clamps: name of a float tensor -> the Relu in the place of pairs that cut it off at 0, and
+            the largest value that they let pass.
         losses: what was not understood, and stays as it is.
     """
 
@@ -61,6 +63,7 @@ class Stripped:
     edges: dict[tuple[int, int], Seen] = field(default_factory=dict)
     tensors: dict[str, Seen] = field(default_factory=dict)
     constants: dict[str, HeldCodes] = field(default_factory=dict)
+    clamps: dict[str, tuple[gs.Node, float]] = field(default_factory=dict)
     losses: list[Loss] = field(default_factory=list)
 
 
@@ -75,10 +78,9 @@ def strip(graph: gs.Graph) -> Stripped:
     found = Stripped(graph)
     found.constants, found.losses = take_constants(graph)
     slice_for_convolutions(graph, found.constants)
-    graph.toposort()
-    relus: dict[str, gs.Variable] = {}
+    graph.cleanup().toposort()  # a Q of a constant is read no more
     for node in [each for each in graph.nodes if each.op == QUANTIZE]:
-        _strip_pair(found, node, relus)
+        _strip_pair(found, node)
     drop_padding(graph, found.constants)
     for node in [each for each in graph.nodes if each.op == "Sum" and not each.domain]:
         if len(node.inputs) == 2:
@@ -86,10 +88,50 @@ def strip(graph: gs.Graph) -> Stripped:
         elif len(node.inputs) == 1 and not is_output(graph, node.outputs[0]):
             bypass(graph, node, node.inputs[0])  # it held two operators apart
     graph.cleanup().toposort()
+    for node, grid in _staying(graph):
+        seen = Seen(grid, site_of(node))
+        found.tensors.setdefault(node.outputs[0].name, seen)
+        found.edges |= {edge: seen for edge in _readings(node.outputs[0])}
     return found
 
 
-def _strip_pair(found: Stripped, quantize: gs.Node, relus: dict[str, gs.Variable]) -> None:
+def given_as_codes(stripped: Stripped) -> list[Loss]:
+    """DQ of codes that whoever feeds the graph makes, for targets that have no such codes."""
+    why = f"its codes are made outside of the graph: the {DEQUANTIZE} stays as it is"
+    return [
+        Loss(node.inputs[0].name, "pair", why)
+        for node, grid in _staying(stripped.graph)
+        if (grid.kind != "int8" or grid.zero_point) and _is_given(node.inputs[0])
+    ]
+
+
+def _staying(graph: gs.Graph) -> Iterator[tuple[gs.Node, PairGrid]]:
+    """Every DQ of codes that are not constant, and its grid."""
+    for node in [each for each in graph.nodes if each.op == DEQUANTIZE]:
+        grid = _grid_of(node)
+        if grid is not None and values_of(node, 0) is None:
+            yield node, grid
+
+
+def _is_given(codes: gs.Tensor) -> bool:
+    maker = maker_of(codes)
+    while maker is not None and maker.op in _ON_CODES:
+        codes = maker.inputs[0]
+        maker = maker_of(codes)
+    return maker is None and not isinstance(codes, gs.Constant)
+
+
+def _readings(tensor: gs.Tensor) -> list[tuple[int, int]]:
+    """(id of the node, number of its input) of all who read a tensor."""
+    return [
+        (id(reader), index)
+        for reader in {id(each): each for each in tensor.outputs}.values()
+        for index, each in enumerate(reader.inputs)
+        if each is tensor
+    ]
+
+
+def _strip_pair(found: Stripped, quantize: gs.Node) -> None:
     grid = _grid_of(quantize)
     between, ends, why = _between(found.graph, quantize)
     if grid is None:
@@ -99,7 +141,7 @@ def _strip_pair(found: Stripped, quantize: gs.Node, relus: dict[str, gs.Variable
         return
     source = quantize.inputs[0]
     if grid.begins_at_zero and not is_nonnegative(source):
-        source = _clamped(found, quantize, source, relus)
+        source = _clamped(found, quantize, source, grid.ends[1])
     codes = quantize.outputs[0]
     remove(found.graph, quantize)
     read_instead(codes, source)
@@ -153,20 +195,21 @@ def _between(graph: gs.Graph, quantize: gs.Node) -> tuple[list[gs.Node], list[gs
     return between, ends, ""
 
 
-def _clamped(
-    found: Stripped, quantize: gs.Node, source: gs.Variable, relus: dict[str, gs.Variable]
-) -> gs.Variable:
+def _clamped(found: Stripped, quantize: gs.Node, source: gs.Variable, most: float) -> gs.Variable:
     """The tensor with what is negative in it replaced by 0, as the Q did."""
     if maker_of(source) is None:
         why = "the file reads what is below 0 in this input as 0; that is not kept"
         found.losses.append(Loss(source.name, "clamp", why))
         return source
-    if source.name not in relus:
+    if source.name not in found.clamps:
         clamped = gs.Variable(f"{source.name}.clamped", np.float32, source.shape)
-        name = f"{quantize.name or source.name}/Relu"
-        found.graph.nodes.append(gs.Node("Relu", name, {}, [source], [clamped]))
-        relus[source.name] = clamped
-    return relus[source.name]
+        relu = gs.Node("Relu", f"{quantize.name or source.name}/Relu", {}, [source], [clamped])
+        found.graph.nodes.append(relu)
+        found.clamps[source.name] = relu, most
+    relu, before = found.clamps[source.name]
+    found.clamps[source.name] = relu, max(before, most)
+    result: gs.Variable = relu.outputs[0]
+    return result
 
 
 def _compute_on_values(node: gs.Node, grid: PairGrid) -> None:
@@ -199,10 +242,7 @@ def _limits(node: gs.Node) -> Iterator[tuple[int, Array]]:
 def _strip_end(found: Stripped, dequantize: gs.Node, seen: Seen) -> None:
     """Who read a DQ reads the float in front of it; its name stays where it is an output."""
     result, source = dequantize.outputs[0], dequantize.inputs[0]
-    for reader in {id(each): each for each in result.outputs}.values():
-        for index, each in enumerate(reader.inputs):
-            if each is result:
-                found.edges[id(reader), index] = seen
+    found.edges |= {edge: seen for edge in _readings(result)}
     found.tensors.setdefault(source.name, seen)
     remove(found.graph, dequantize)
     read_instead(result, source)

@@ -58,7 +58,7 @@ def _into_codes(steps: Array, zero_point: Array) -> Array:
     """
     info, zero = np.iinfo(zero_point.dtype), zero_point.astype(np.float32)
     above = np.fmax(steps, np.float32(info.min) - zero)
-    clamped = np.fmin(above, np.float32(info.max) - zero, out=above)
+    clamped = np.fmin(above, np.float32(info.max) - zero)
     codes: Array = (np.rint(clamped) + zero).astype(zero_point.dtype)
     return codes
 

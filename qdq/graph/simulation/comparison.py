@@ -2,9 +2,11 @@
 
 import math
 import os
+import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,16 @@ from qdq.graph.simulation.sessions import Observed, opened
 from qdq.numerics.distance import agreement
 from qdq.records.simulation import By, SimulatedRow, SimulationReport
 
-_PRODUCTS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat")
+_PRODUCTS = frozenset(
+    {
+        "QLinearConv",
+        "QLinearMatMul",
+        "QGemm",
+        "MatMulIntegerToFloat",
+        "ConvInteger",
+        "MatMulInteger",
+    }
+)
 _NUMBERED = re.compile(r"_token_\d+$")  # what onnxruntime puts behind names
 
 
@@ -72,8 +83,15 @@ class Comparison:
 
         Raises:
             GraphError: onnxruntime does not run a node alone.
-            InputError: onnxruntime does not take the arrays.
+            InputError: these are no arrays by name, or onnxruntime does not take them.
         """
+        if not isinstance(feeds, Mapping):
+            raise InputError(
+                f"a batch is a {type(feeds).__name__}, not arrays by name",
+                at=self._path,
+                fix="pass a list of dicts, [{input: array}]",
+            )
+        feeds = {name: np.asarray(each) for name, each in feeds.items()}
         try:
             run = self._run.run(self._outputs, dict(feeds))
         except Exception as error:
@@ -199,14 +217,33 @@ def _label(step: Step) -> str:
     return _NUMBERED.sub("", step.node.name) or f"{step.node.op_type} -> {step.node.output[0]}"
 
 
+def _of_this_cpu(op: str) -> str:
+    """Why a kernel that is simulated gives something else here."""
+    x86, flags = platform.machine() in ("x86_64", "AMD64"), _cpu_flags()
+    if x86 and op in _PRODUCTS and "vnni" not in flags:
+        return "this CPU's kernel does not sum in full range: without VNNI, x86 saturates (O24)"
+    if not x86 or "avx2" not in flags:
+        return "this CPU's kernel rounds otherwise than those for x86 with AVX2"
+    return "no reason is known: please report it with the file"
+
+
+@cache
+def _cpu_flags() -> str:
+    """What Linux says of the processor; elsewhere nothing."""
+    try:
+        return Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return ""
+
+
 def _row(step: Step, count: _Count) -> SimulatedRow:
     why = ""
-    if count.own and count.by == "onnxruntime":
+    if count.own and count.by == "onnxruntime" and step.node.op_type in _PRODUCTS:
+        why = "onnxruntime leaves this product undefined: nothing is summed, or scales do not fit"
+    elif count.own and count.by == "onnxruntime":
         why = "run alone, this kernel sums floats in another order"
-    elif count.own and step.node.op_type in _PRODUCTS:
-        why = "this CPU's kernel does not sum in full range: without VNNI, x86 saturates (O24)"
     elif count.own:
-        why = "this CPU's kernel rounds otherwise than those for x86 with AVX2"
+        why = _of_this_cpu(step.node.op_type)
     elif count.differing:
         why = f"follows from {count.root}"
     return SimulatedRow(

@@ -30,7 +30,7 @@ def dequantize_linear(attributes: Attributes, inputs: Inputs) -> Array | None:
     codes, scale = first(inputs, 2)
     given = optional(inputs, 2)
     zero_point = np.zeros_like(scale, codes.dtype) if given is None else given
-    if not _is_known(attributes, codes, scale):
+    if zero_point.dtype != codes.dtype or not _is_known(attributes, codes, scale):
         return None
     return dequantize(codes, *_along(attributes, codes.ndim, scale, zero_point))
 

@@ -58,13 +58,15 @@ def _fused(codes: Array, ratio: Array, added: Array) -> Array:
 
 
 def _single(a: Array, b: Array) -> int | None:
-    """Which operand onnxruntime takes as one number for each run of the other, if one of them."""
-    rank = max(a.ndim, b.ndim)
-    shapes = ((1,) * (rank - each.ndim) + each.shape for each in (a, b))
-    for lengths in reversed(list(zip(*shapes, strict=True))):
+    """Which operand onnxruntime takes as one number for each run of the other, if one of them.
+
+    It looks at the axes that both have, the last first, and takes two lengths of 1 for the first.
+    """
+    shapes = [each.shape or (1,) for each in (a, b)]
+    for lengths in zip(*(reversed(each) for each in shapes), strict=False):
         if lengths != (1, 1):
             return lengths.index(1) if 1 in lengths else None
-    return None
+    return 0
 
 
 def _operands(inputs: Inputs) -> tuple[_Operand, _Operand, Array, Array]:

@@ -76,8 +76,9 @@ class Execution:
         known = {name: values[name] for name in step.reads if name in values}
         held = {name: self.constants[name] for name in step.reads if name not in known}
         names = [name for name in node.output if name]
-        if step.kernel is not None and names == [node.output[0]]:
-            both = known | held
+        both = known | held
+        full = all(each.size for each in both.values() if isinstance(each, np.ndarray))
+        if step.kernel is not None and full and names == [node.output[0]]:
             with np.errstate(all="ignore"):  # infinities saturate
                 made = step.kernel(
                     step.attributes, [both[each] if each else None for each in node.input]

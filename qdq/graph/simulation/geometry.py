@@ -61,8 +61,12 @@ class Sliding:
         return reaching
 
 
-def sliding(attributes: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int]) -> Sliding:
+def sliding(
+    attributes: Mapping[str, Any], sizes: Sequence[int], kernel: Sequence[int]
+) -> Sliding | None:
     """By the attributes of ONNX Conv, MaxPool and AveragePool.
+
+    None where SAME would cut an axis instead of padding it: there each kernel has its own way.
 
     Args:
         attributes: strides, dilations, pads, auto_pad, ceil_mode.
@@ -74,6 +78,8 @@ def sliding(attributes: Mapping[str, Any], sizes: Sequence[int], kernel: Sequenc
     dilations = tuple(attributes.get("dilations") or [1] * rank)
     spans = [(length - 1) * apart + 1 for length, apart in zip(kernel, dilations, strict=True)]
     pads = _pads(attributes, sizes, spans, strides)
+    if min((each for pair in pads for each in pair), default=0) < 0:
+        return None
     counts = []
     for size, span, step, (before, after) in zip(sizes, spans, strides, pads, strict=True):
         room = size + before + after - span
@@ -98,7 +104,8 @@ def _pads(
         return list(zip(given[:rank], given[rank:], strict=True))
     pads = []
     for size, span, step in zip(sizes, spans, strides, strict=True):
-        needed = max(0, (-(-size // step) - 1) * step + span - size)
+        needed = (-(-size // step) - 1) * step + span - size
+        needed = 0 if needed == -1 else needed  # no window sees the last entry
         less, more = needed // 2, needed - needed // 2
         pads.append((less, more) if auto == b"SAME_UPPER" else (more, less))
     return pads

@@ -37,6 +37,8 @@ def average(attributes: Attributes, inputs: Inputs) -> Array | None:
     last = bool(attributes.get("channels_last", 0))
     data = x if last else np.moveaxis(x, 1, -1)
     way = sliding(attributes, data.shape[1:-1], attributes["kernel_shape"])
+    if way is None:
+        return None
     if way.kernel == data.shape[1:-1] and not any(map(any, way.pads)):
         return average_all(attributes, inputs)
     sums = _summed(way, dequantize(data, x_scale, x_zero))
@@ -62,6 +64,8 @@ def largest_last(attributes: Attributes, inputs: Inputs) -> Array | None:
     if x.dtype not in (np.int8, np.uint8):
         return None
     way = sliding(attributes, x.shape[1:-1], attributes["kernel_shape"])
+    if way is None:
+        return None
     return functools.reduce(np.maximum, _seen(way, x, np.iinfo(x.dtype).min))
 
 

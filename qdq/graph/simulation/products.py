@@ -20,10 +20,14 @@ def convolve(attributes: Attributes, inputs: Inputs) -> Array | None:
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = first(inputs, 8)
     bias = optional(inputs, 8)
     last = bool(attributes.get("channels_last", 0))
+    data = x if last else np.moveaxis(x, 1, -1)
+    way = sliding(attributes, data.shape[1:-1], w.shape[2:])
+    if way is None:
+        return None
     scale = multiplier_of(x_scale, w_scale, y_scale)
     parts = [
         requantize(sums if bias is None else sums + bias, scale, y_zero)
-        for sums in _sums(attributes, x if last else np.moveaxis(x, 1, -1), x_zero, w, w_zero)
+        for sums in _sums(way, attributes.get("group", 1), data, x_zero, w, w_zero)
     ]
     y = np.concatenate(parts)
     return y if last else np.moveaxis(y, -1, 1)
@@ -34,17 +38,20 @@ def convolve_into_sums(attributes: Attributes, inputs: Inputs) -> Array | None:
     """Convolution of codes as int32 sums, ONNX ConvInteger."""
     x, w = first(inputs, 2)
     data = np.moveaxis(x, 1, -1)
-    parts = list(_sums(attributes, data, optional(inputs, 2), w, optional(inputs, 3)))
+    way = sliding(attributes, data.shape[1:-1], w.shape[2:])
+    if way is None:
+        return None
+    zeros = optional(inputs, 2), optional(inputs, 3)
+    parts = list(_sums(way, attributes.get("group", 1), data, zeros[0], w, zeros[1]))
     return np.moveaxis(np.concatenate(parts), -1, 1)
 
 
 def _sums(
-    attributes: Attributes, x: Array, x_zero: Array | None, w: Array, w_zero: Array | None
+    way: Sliding, groups: int, x: Array, x_zero: Array | None, w: Array, w_zero: Array | None
 ) -> Iterator[Array]:
     """Sums (n, *positions, M) of x (N, *spatial, C), of some images after the other."""
-    way = sliding(attributes, x.shape[1:-1], w.shape[2:])
     zero = None if w_zero is None else w_zero.reshape(-1, *[1] * (w.ndim - 1))
-    moved = _reordered(shifted(w, zero), attributes.get("group", 1))
+    moved = _reordered(shifted(w, zero), groups)
     for images in _batches(x, way):
         yield _convolved(way.windows(shifted(images, x_zero).astype(np.float32)), moved)
 
@@ -76,7 +83,7 @@ def _convolved(seen: Array, w: Array) -> Array:
 def multiply(_: Attributes, inputs: Inputs) -> Array | None:
     """Product of matrices on codes, ONNX QLinearMatMul."""
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = first(inputs, 8)
-    if a_scale.size > 1 or b_scale.ndim > 1:
+    if not _is_known(b, a_scale, b_scale):
         return None
     sums = exact_product(shifted(a, a_zero), shifted(b, b_zero))
     return requantize(sums, multiplier_of(a_scale, b_scale, y_scale), y_zero)
@@ -87,7 +94,7 @@ def multiply_into_sums(_: Attributes, inputs: Inputs) -> Array | None:
     """Product of matrices of codes as int32 sums, ONNX MatMulInteger."""
     a, b = first(inputs, 2)
     a_zero, b_zero = optional(inputs, 2), optional(inputs, 3)
-    if a_zero is not None and a_zero.size > 1:
+    if b.ndim < 2 or (a_zero is not None and a_zero.size > 1):
         return None
     return exact_product(shifted(a, a_zero), shifted(b, b_zero))
 
@@ -97,11 +104,16 @@ def multiply_into_floats(_: Attributes, inputs: Inputs) -> Array | None:
     """Product of matrices of codes as floats: sums * (s_a * s_b) + bias, in float32."""
     a, b, a_scale, b_scale = first(inputs, 4)
     bias = optional(inputs, 6)
-    if a_scale.size > 1 or b_scale.ndim > 1:
+    if not _is_known(b, a_scale, b_scale):
         return None
     sums = exact_product(shifted(a, optional(inputs, 4)), shifted(b, optional(inputs, 5)))
     y: Array = sums.astype(np.float32) * (a_scale * b_scale)
     return y if bias is None else y + bias
+
+
+def _is_known(b: Array, a_scale: Array, b_scale: Array) -> bool:
+    """Whether there is one scale for all of A, and one in all or one per column of B."""
+    return a_scale.size == 1 and b.ndim >= 2 and (b_scale.size == 1 or b.ndim == 2)
 
 
 @KERNELS.add((MICROSOFT, "QGemm"))
@@ -109,6 +121,8 @@ def multiply_flat(attributes: Attributes, inputs: Inputs) -> Array | None:
     """Product of two matrices of codes and C; floats where no scale of the result is given."""
     a, a_scale, a_zero, b, b_scale, b_zero = first(inputs, 6)
     bias, y_scale, y_zero = (optional(inputs, index) for index in (6, 7, 8))
+    if (y_scale is None) != (y_zero is None):
+        return None
     rows = a.T if attributes.get("transA", 0) else a
     columns = b.T if attributes.get("transB", 0) else b
     sums = exact_product(shifted(rows, a_zero), shifted(columns, b_zero))

@@ -45,17 +45,29 @@ class Observed:
             onnx.ValueInfoProto(name=each) for each in wanted if each not in known
         )
         self.session = opened(copy.SerializeToString(), path, optimize=False)
-        self._names = wanted
+        self._names, self._path = wanted, str(path)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The tensors by name.
 
         Args:
             feeds: the arrays of all inputs by name.
+
+        Raises:
+            GraphError: onnxruntime does not run it with these outputs.
         """
         if not self._names:  # onnxruntime would take that for all outputs
             return {}
-        return dict(zip(self._names, self.session.run(self._names, dict(feeds)), strict=True))
+        try:
+            found = self.session.run(self._names, dict(feeds))
+        except Exception as error:
+            raise GraphError(
+                f"onnxruntime does not run this file with its inner tensors as outputs: "
+                f"{str(error).splitlines()[0]}",
+                at=self._path,
+                fix="it cannot be looked into: validate without layers=True and exact=True",
+            ) from error
+        return dict(zip(self._names, found, strict=True))
 
 
 class Alone:

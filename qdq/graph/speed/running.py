@@ -14,6 +14,7 @@ from qdq.graph.speed.clamps import clamp_codes
 from qdq.graph.speed.constants import fold_constants
 from qdq.graph.speed.conv_pads import fold_pads
 from qdq.graph.speed.gemms import multiply_flat
+from qdq.graph.speed.movers import dequantize_behind_movers
 from qdq.graph.speed.norm_sums import sum_before_norm
 from qdq.graph.speed.projections import merge_projections
 from qdq.graph.speed.shortcut_picks import pick_by_convolution
@@ -22,8 +23,8 @@ from qdq.graph.speed.signed_pairs import split_quantizers
 from qdq.graph.speed.stem_depth import block_stem
 from qdq.graph.speed.stem_padding import pad_stem
 from qdq.graph.speed.unsigned import shift_codes
+from qdq.graph.speed.weight_forms import write_weights_as_floats
 from qdq.graph.speed.widths import pad_channels
-from qdq.graph.weight_forms import write_weights_as_floats
 from qdq.registry import choose_one_of
 from qdq.targets import Target, get
 from qdq.targets.target import TargetLike
@@ -103,7 +104,7 @@ def speed_up(
 
 
 def suit_target(graph: gs.Graph, target: Target, *, skip: Collection[str] = ()) -> dict[str, int]:
-    """The last rewrites of a file that is made for a target: for speed, and the form of weights.
+    """The last rewrites of a file that is made for a target: for speed, and the forms it reads.
 
     Args:
         graph: lowered to Q and DQ, in place; left clean and in topological order.
@@ -119,6 +120,8 @@ def suit_target(graph: gs.Graph, target: Target, *, skip: Collection[str] = ()) 
     done = speed_up(graph, skip=(*skip, *target.skip_passes)) if target.speed_passes else {}
     if target.float_weights:
         write_weights_as_floats(graph)
+    if target.quantize_outputs:
+        dequantize_behind_movers(graph)
     return done
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from qdq.errors import StepError
 from qdq.targets.costs.cuts import minimum_cut
-from qdq.targets.costs.nets import PricedNet, price_net
+from qdq.targets.costs.nets import UNMEASURED, PricedNet, price_net
 from qdq.targets.costs.tables import cost_table
 from qdq.targets.opgraph import OpGraph
 
@@ -41,7 +41,7 @@ def fastest_integer(net: PricedNet, able: Collection[str]) -> frozenset[str]:
 
 
 def slower_in_integers(graph: OpGraph, costs: str, able: Collection[str]) -> dict[str, str]:
-    """Ops that the fastest mixture leaves float, and why.
+    """Ops that the fastest mixture leaves float, and why; those that nobody measured are such.
 
     Args:
         graph: one forward, with shapes.
@@ -58,10 +58,20 @@ def slower_in_integers(graph: OpGraph, costs: str, able: Collection[str]) -> dic
             "the fastest placement depends on the sizes of tensors, which are not known",
             fix="pass example_inputs to qdq.insert, or a file with fixed sizes; or fastest=False",
         )
-    integer = fastest_integer(net, able)
+    kinds = {name: calls[0].kind for name, calls in net.steps.items() if name in able}
+    unknown = {
+        name: f"nobody measured {kind.replace('_', ' ')}, so it stays float"
+        for name, kind in kinds.items()
+        if kind in UNMEASURED
+    }
+    integer = fastest_integer(net, kinds.keys() - unknown)
     whole = "" if integer else "no mixture is clearly faster than the whole net in float: "
-    slower = [name for name in net.steps if name in able and name not in integer]
-    return {name: f"{whole}{_why(net, name, integer)} ({costs})" for name in slower}
+    slower = {
+        name: unknown.get(name) or whole + _why(net, name, integer)
+        for name in kinds
+        if name not in integer
+    }
+    return {name: f"{why} ({costs})" for name, why in slower.items()}
 
 
 def _why(net: PricedNet, name: str, integer: Collection[str]) -> str:

@@ -67,7 +67,8 @@ def float_terms(layer: Layer) -> Terms:
     if layer.matrix:
         return _matrix_terms(layer, "float", terms)
     if layer.is_stem:
-        return "stem.float", {**terms, "mac": layer.places * layer.weights}
+        wide = layer.places * _up(layer.outputs, _FLOAT_BLOCK)
+        return "stem.float", {**terms, "output": wide, "mac": wide * layer.inputs * layer.kernel}
     if layer.is_depthwise:
         wide = _up(layer.outputs, _FLOAT_BLOCK)
         return "depthwise.float", {**terms, "mac": layer.places * wide * layer.kernel}

@@ -14,8 +14,8 @@ from qdq.targets.opgraph import CLAMPS, PARTING, TRANSPARENT, Op, OpGraph
 PASSING = TRANSPARENT.union(CLAMPS, PARTING)
 # Ops without a pair of their own behind them: in integers only if all that reads them is.
 _CLOSED = frozenset({"avg_pool", "resize"})
-# Ops whose time nobody measured: of a net that has one, no ratio can be told.
-_UNKNOWN = frozenset({"lstm", "gru", "rnn", "rnn_tanh", "lstm_cell", "gru_cell"})
+# Ops whose time nobody measured: they stay float, and of a net that has one no ratio can be told.
+UNMEASURED = frozenset({"lstm", "gru", "rnn", "rnn_tanh", "lstm_cell", "gru_cell"})
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,22 @@ class PricedNet:
     table: CostTable
 
     @cached_property
-    def steps(self) -> dict[str, Op]:
-        """The ops that take time, by name, in order."""
+    def steps(self) -> dict[str, tuple[Op, ...]]:
+        """The ops that take time, by name, in order; of a layer called again, every call."""
         varying = self.graph.varying
-        return {
-            op.name: op
-            for op in self.graph.ops
-            if op.kind not in PASSING and not varying.isdisjoint(op.outputs)
-        }
+        found: dict[str, tuple[Op, ...]] = {}
+        for op in self.graph.ops:
+            if op.kind not in PASSING and not varying.isdisjoint(op.outputs):
+                found[op.name] = (*found.get(op.name, ()), op)
+        return found
 
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
         """What the ops that take time read, and the model's outputs."""
         readers: dict[int, list[str]] = {}
-        for op in self.steps.values():
-            for tensor in dict.fromkeys(op.inputs):
-                readers.setdefault(tensor, []).append(op.name)
+        for name, calls in self.steps.items():
+            for tensor in dict.fromkeys(each for op in calls for each in op.inputs):
+                readers.setdefault(tensor, []).append(name)
         for tensor in dict.fromkeys(self.graph.outputs):
             readers.setdefault(tensor, []).append("")
         return tuple(
@@ -78,7 +78,8 @@ class PricedNet:
     def float_ns(self) -> dict[str, float]:
         """Nanoseconds of each op that takes time, in float."""
         return {
-            name: self.table.price(float_bill(op, self.graph)) for name, op in self.steps.items()
+            name: sum(self.table.price(float_bill(op, self.graph)) for op in calls)
+            for name, calls in self.steps.items()
         }
 
     def integer_ns(
@@ -92,8 +93,8 @@ class PricedNet:
         """
         widths = padded_widths(self.graph, integer if padded_for is None else padded_for)
         return {
-            name: self.table.price(integer_bill(op, self.graph, widths))
-            for name, op in self.steps.items()
+            name: sum(self.table.price(integer_bill(op, self.graph, widths)) for op in calls)
+            for name, calls in self.steps.items()
             if name in integer
         }
 
@@ -124,7 +125,7 @@ class PricedNet:
         maker = self._maker(tensor)
         shape = self.graph.shapes[tensor]
         terms = {"element": prod(shape), "call": 1.0}
-        spatial = any(self.steps[each].kind != "linear" for each in readers if each)
+        spatial = any(self.steps[each][0].kind != "linear" for each in readers if each)
         image = len(shape) > 2 and spatial
         way_in = "vector.in" if not image else "map.in" if maker else "image.in"
         way_out = "map.out" if len(shape) > 2 and maker and maker.kind != "linear" else "vector.out"
@@ -171,9 +172,9 @@ def predict_ratio(graph: OpGraph | None, costs: str, integer: Collection[str]) -
         InputError: there is no such table.
     """
     net = price_net(graph, cost_table(costs)) if graph is not None and costs else None
-    if net is None or not _UNKNOWN.isdisjoint(op.kind for op in net.steps.values()):
+    if net is None or not UNMEASURED.isdisjoint(calls[0].kind for calls in net.steps.values()):
         return None
-    return net.total(integer) / net.total()
+    return net.total(integer) / net.total() if net.total() else None
 
 
 def _of_one_row(graph: OpGraph) -> dict[int, tuple[int, ...]]:

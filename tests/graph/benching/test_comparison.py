@@ -76,6 +76,12 @@ def test_inputs_are_drawn_for_every_type_of_numbers(tmp_path: Path, kind: str) -
         ({"threads": (0,)}, "threads=0 is less than one\n  fix: pass 1 or more"),
         ({"batches": (2, -1)}, "batch=-1 is less than one\n  fix: pass 1 or more"),
         ({"rounds": 0}, "rounds=0 is less than one\n  fix: pass 1 or more"),
+        ({"rounds": 10**12}, f"rounds={10**12} is more than 100,000\n  fix: pass 100,000 or less"),
+        ({"threads": (1, 10**5)}, "threads=100000 is more than 1,024\n  fix: pass 1,024 or less"),
+        (
+            {"sizes": {"height": 8}},
+            "no input has a dimension 'height' that varies\n  fix: leave it out: all are fixed",
+        ),
         (
             {"batches": (4,)},
             "the file takes batches of 5, not of 4\n  at:  {path}\n"
@@ -90,6 +96,19 @@ def test_settings_that_cannot_be_are_refused(
     with pytest.raises(InputError) as caught:
         bench([path], progress=False, **({"rounds": 1} | asked))  # type: ignore[arg-type]
     assert str(caught.value) == text.format(path=path)
+
+
+def test_a_size_that_no_file_has_names_the_known_and_one_that_any_has_is_taken(
+    tmp_path: Path,
+) -> None:
+    files = [relu(tmp_path / "a.onnx", "n", "height"), relu(tmp_path / "b.onnx", "n", "width")]
+    with pytest.raises(InputError) as caught:
+        bench(files, sizes={"hight": 8}, rounds=1, progress=False)
+    assert str(caught.value) == (
+        "no input has a dimension 'hight' that varies\n"
+        "  fix: did you mean 'height'? known: height, n, width"
+    )
+    assert len(bench(files, sizes={"width": 8}, rounds=1, progress=False).rows) == 2
 
 
 def test_an_unknown_provider_names_the_known(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qdq.errors import InputError
 from qdq.graph.benching import fitting
 from qdq.graph.benching.fitting import fit_costs, fit_table
 from qdq.graph.benching.samples import samples
@@ -63,3 +64,8 @@ def test_what_is_measured_here_is_a_table_that_a_target_takes(
     fitted.table.to_json(tmp_path / "costs.json")
     assert cost_table(str(tmp_path / "costs.json")) == fitted.table
     assert f"{len(fitted.rows)} nets" in fitted.table.source
+
+
+def test_rounds_that_cannot_be_are_refused_before_any_work() -> None:
+    with pytest.raises(InputError, match="rounds=0 is less than one\n  fix: pass 1 or more"):
+        fit_costs(0)

@@ -65,12 +65,22 @@ def test_rows_are_cut_to_the_batch_that_a_file_is_fixed_to() -> None:
         ([IDS], [rows(2)], "the file takes int64 and got float32\n"),
         ([FIXED], [rows(3)], "the file takes (2, 3) and got (3, 3)\n"),
         ([X], [np.float32(3)], "the file takes (n, 3) and got ()\n"),
+        ([X], [(rows(2), np.zeros(2))], "this tuple is no array: setting an array element"),
     ],
 )
 def test_data_that_does_not_fit_is_named(inputs: list[gs.Variable], data: Any, said: str) -> None:
     with pytest.raises(InputError) as refused:
         list(feeds(inputs, data))
     assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize("batches", [0, -1])
+def test_less_than_one_batch_cannot_be_asked_for(batches: int) -> None:
+    with pytest.raises(InputError) as refused:
+        list(feeds([X], rows(2), batches))
+    assert str(refused.value) == (
+        f"batches={batches}\n  fix: pass batches=1 or more, or None for all"
+    )
 
 
 def test_inputs_with_unlike_numbers_of_rows_are_named() -> None:

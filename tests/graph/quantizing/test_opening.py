@@ -30,6 +30,17 @@ def test_a_new_opset_is_kept(tmp_path: Path, opset: int) -> None:
     assert (opset_of(model), notes) == (opset, ())
 
 
+def test_an_old_file_lists_its_initializers_as_inputs_and_is_converted(tmp_path: Path) -> None:
+    model = residual_net(11)
+    for each in model.graph.initializer:
+        listed = helper.make_tensor_value_info(each.name, each.data_type, each.dims)
+        model.graph.input.append(listed)
+    model.ir_version = 3  # in which they must be listed
+    opened, notes = open_float(saved(model, tmp_path))
+    assert [each.name for each in opened.graph.input] == ["x"]
+    assert notes == ("converted from opset 11 to 13",)
+
+
 def test_an_upsample_of_opset_nine_is_a_resize(tmp_path: Path) -> None:
     net = FloatNet(1, 3, 4, 4, opset=9)
     scales = net.hold(np.float32([1, 1, 2, 2]))

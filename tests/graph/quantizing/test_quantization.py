@@ -54,6 +54,33 @@ def test_for_onnxruntime_every_layer_runs_in_integers_there(tmp_path: Path) -> N
     assert explain(tmp_path / "q.onnx").float_nodes == 0
 
 
+def test_a_pool_beside_a_skip_has_the_range_of_what_it_pools(tmp_path: Path) -> None:
+    net = FloatNet("batch", 3, 16, 16)
+    skip = net.op("Relu", net.conv("x", 16, 3))
+    pooled = net.op("MaxPool", skip, kernel_shape=[2, 2], strides=[2, 2])
+    scales = net.hold(np.float32([1, 1, 2, 2]))
+    up = net.op("Resize", net.conv(pooled, 16, 16), "", scales, mode="nearest")
+    model = net.model(net.conv(net.op("Concat", up, skip, axis=1), 4, 32))
+    quantized(model, tmp_path, images(64, 3, 16, 16) ** 3)
+    assert not lint(tmp_path / "q.onnx").rows
+    assert optimized_ops(tmp_path / "q.onnx")["DequantizeLinear"] == 1
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+def test_codes_with_several_readers_are_written_for_the_portable_target(
+    tmp_path: Path, opset: int
+) -> None:
+    net = FloatNet("batch", 3, 8, 8, opset=opset)
+    stem = net.conv("x", 16, 3)
+    gate = net.op("HardSwish" if opset > 13 else "Sigmoid", stem)
+    flat = net.op("Reshape", stem, net.hold(np.int64([0, 16, 64])))
+    result = net.conv(net.op("Add", net.conv(stem, 16, 16), stem), 4, 16)
+    report = quantized(
+        net.model(result, gate, net.op("Exp", flat)), tmp_path, target="tensorrt:portable"
+    )
+    assert min(row.sqnr_db for row in report.outputs) > 20
+
+
 @pytest.mark.parametrize("opset", [9, 10, 11, 12, 13, 15, 17, 18, 21])
 def test_opsets_from_nine_on_give_the_same_codes(tmp_path: Path, opset: int) -> None:
     report = quantized(residual_net(opset), tmp_path)

@@ -1,5 +1,6 @@
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,3 +69,13 @@ def test_half_floats_blocks_and_other_types_are_left_to_onnxruntime() -> None:
     blocks = [draw.codes(4, 4), draw.scale(1, 2, 4), draw.codes(2, 4)]
     assert simulated("DequantizeLinear", blocks, block_size=2, axis=0) is None
     assert simulated("QuantizeLinear", [draw.floats(4), draw.scale()], output_dtype=3) is None
+    float8 = np.zeros((), ml_dtypes.float8_e4m3fn)  # whose codes onnxruntime hands out as uint8
+    codes = draw.codes(4).astype(np.uint8)
+    assert simulated("DequantizeLinear", [codes, draw.scale(), float8]) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_number_becomes_the_smallest_code(kind: Any) -> None:
+    inputs = [np.float32([np.nan, 1, np.inf, -np.inf]), np.float32(0.5), kind(3)]
+    found = simulated("QuantizeLinear", inputs)
+    np.testing.assert_array_equal(found, run("QuantizeLinear", inputs, version=21))

@@ -75,3 +75,32 @@ def test_concatenated_parts_are_brought_to_one_grid(kind: Any) -> None:
 def test_codes_of_16_bits_are_left_to_onnxruntime() -> None:
     draw = Draw(0, np.uint16)
     assert simulated("QLinearAdd", operands(draw, draw.codes(9), draw.codes(9)), MS) is None
+
+
+@pytest.mark.parametrize("op", ["QLinearAdd", "QLinearMul"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-12])
+@pytest.mark.parametrize("kind", CODES)
+def test_sums_that_no_int32_can_hold_become_the_smallest_code(
+    op: str, scale: float, kind: Any
+) -> None:
+    def make(draw: Draw) -> list[Any]:
+        inputs = operands(draw, draw.codes(40), draw.codes(40))
+        return [*inputs[:6], np.float32(scale), inputs[7]]
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert_same(op, make, kind, domain=MS)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [((), ()), ((1, 1), (1,)), ((3, 1), (1,)), ((3, 1), ()), ((), (3, 1)), ((1,), (3, 1))],
+)
+def test_sums_of_single_numbers_are_rounded_in_onnxruntimes_order(
+    a: tuple[int, ...], b: tuple[int, ...]
+) -> None:
+    def make(draw: Draw) -> list[Any]:
+        inputs = operands(draw, draw.codes(*a), draw.codes(*b), 1e4)
+        inputs[3] = np.full(b, inputs[5], np.uint8)  # large terms that cancel
+        return inputs
+
+    assert_same("QLinearAdd", make, np.uint8, domain=MS, seeds=150)

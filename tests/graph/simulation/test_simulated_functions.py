@@ -37,3 +37,41 @@ def test_softmax_gives_onnxruntimes_codes(kind: Any, length: int, form: dict[str
         return [x, draw.scale(0.2), draw.zero(), np.float32(1 / 256), lowest]
 
     assert_same("QLinearSoftmax", make, kind, domain=MS, seeds=20, **form)
+
+
+@pytest.mark.parametrize("scale", [1 / 256, 1 / 300, 4e-10, 1e-12, 3.0])
+@pytest.mark.parametrize("zero", [0, 39, 127])
+@pytest.mark.parametrize("kind", CODES)
+def test_softmax_on_grids_that_its_shares_leave_gives_onnxruntimes_codes(
+    kind: Any, zero: int, scale: float
+) -> None:
+    def make(draw: Draw) -> list[Any]:
+        return [draw.codes(6, 7), draw.scale(0.5), draw.zero(), np.float32(scale), kind(zero)]
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert_same("QLinearSoftmax", make, kind, domain=MS, opset=13, axis=-1)
+
+
+@pytest.mark.parametrize("op", ["QLinearSigmoid", "QLinearLeakyRelu"])
+def test_the_zero_point_of_the_codes_may_be_left_out(op: str) -> None:
+    every = np.arange(256).astype(np.int8)
+
+    def make(draw: Draw) -> list[Any]:
+        return [every, draw.scale(), None, draw.scale(0.02), draw.zero()]
+
+    assert_same(op, make, np.int8, domain=MS)
+
+
+@pytest.mark.parametrize(
+    ("x_scale", "x_zero", "y_scale"),
+    [
+        (0.5559497475624084, 56, 0.0035503117833286524),
+        (0.1468649059534073, 62, 0.004264370538294315),
+    ],
+)
+def test_sigmoid_is_approximated_as_onnxruntime_does(
+    x_scale: float, x_zero: int, y_scale: float
+) -> None:
+    every = np.arange(256).astype(np.uint8)  # one lies on the border of two codes
+    inputs = [every, np.float32(x_scale), np.uint8(x_zero), np.float32(y_scale), np.uint8(0)]
+    assert_same("QLinearSigmoid", lambda _: inputs, np.uint8, domain=MS, seeds=1)

@@ -155,3 +155,15 @@ def test_a_product_with_a_scale_per_row_is_left_to_onnxruntime() -> None:
     assert simulated("QLinearMatMul", inputs) is None
     sums = [inputs[0], inputs[3], draw.codes(4), np.int8(0)]
     assert simulated("MatMulInteger", sums) is None
+
+
+def test_products_with_a_vector_and_scales_per_batch_are_left_to_onnxruntime() -> None:
+    draw = Draw(0, np.uint8)
+    grids = [draw.scale(), draw.zero()]
+    vector = [draw.codes(4, 5), *grids, draw.weights(5), draw.scale(), np.int8(0), *grids]
+    assert simulated("QLinearMatMul", vector) is None
+    assert simulated("MatMulInteger", [vector[0], vector[3]]) is None
+    batched = [draw.codes(2, 4, 5), draw.weights(2, 5, 3), draw.scale(), draw.scale(1, 3)]
+    assert simulated("MatMulIntegerToFloat", batched, MS) is None
+    bare = [draw.codes(4, 5), *grids, draw.weights(5, 3), draw.scale(), np.int8(0), None]
+    assert simulated("QGemm", [*bare, draw.scale()], MS) is None

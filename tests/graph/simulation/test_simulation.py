@@ -20,6 +20,7 @@ from qdq.graph.linting.reading import read_model
 from qdq.graph.simulation import comparison
 from qdq.graph.simulation.comparison import simulate
 from qdq.graph.simulation.kernels import KERNELS
+from qdq.graph.simulation.sessions import Observed
 from qdq.insertion.replacing import insert
 from qdq.insertion.weights import load_tensors, read_weights
 from qdq.records.simulation import SimulationReport
@@ -87,6 +88,7 @@ def test_a_kernel_that_computes_otherwise_is_found_counted_and_blamed(
 
     wrong(monkeypatch, ("", "QLinearConv"), first_code_off)
     wrong(monkeypatch, ("com.microsoft", "QLinearConv"), first_code_off)
+    monkeypatch.setattr(comparison, "_cpu_flags", lambda: "avx2")
     path = chain(tmp_path)
     report = simulate(path, batches(path))
     first, second = (row for row in report.rows if row.op == "QLinearConv")
@@ -143,6 +145,23 @@ def test_a_node_may_make_a_single_number(tmp_path: Path) -> None:
     assert report.is_exact
     assert report.agreement is None
     assert [row.values for row in report.rows] == [2] * len(report.rows)
+
+
+def test_tensors_without_entries_are_left_to_onnxruntime(tmp_path: Path) -> None:
+    draw = Sketch(0, 4, 2, 2)
+    x = draw.node("SpaceToDepth", draw.pair(draw.x, "a"), blocksize=2)
+    path = file_of(draw.done(draw.pair(x, "b"), rank=4), tmp_path)
+    report = simulate(path, [{"x": np.zeros((0, 4, 2, 2), np.float32)}])
+    assert report.is_exact
+    assert {row.by for row in report.rows} == {"onnxruntime"}
+    assert report.outputs == 0
+
+
+def test_a_graph_whose_inner_tensors_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
+    path = chain(tmp_path)
+    with pytest.raises(GraphError, match="this file with its inner tensors as outputs") as caught:
+        Observed(onnx.load(path), path).run({"x": np.zeros((1, 5, 6, 6), np.float32)})
+    assert caught.value.at == str(path)
 
 
 def test_a_node_with_a_second_output_is_left_to_onnxruntime(tmp_path: Path) -> None:
@@ -240,6 +259,10 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
         simulate(path, [])
     with pytest.raises(InputError, match=r"onnxruntime does not take x \(1, 5, 6, 6\)"):
         simulate(path, [{"x": np.zeros((1, 5, 6, 6), np.float32)}])
+    wrong_data: Any
+    for wrong_data, kind in ((next(batches(path, 1)), "str"), ([np.zeros(2)], "ndarray")):
+        with pytest.raises(InputError, match=f"a batch is a {kind}, not arrays by name"):
+            simulate(path, wrong_data)
     with pytest.raises(GraphError, match="there is no such ONNX file"):
         simulate(tmp_path / "none.onnx", [])
     (tmp_path / "broken.onnx").write_bytes(path.read_bytes()[:40])

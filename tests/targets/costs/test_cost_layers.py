@@ -40,6 +40,12 @@ def test_float_convolutions_compute_on_whole_blocks_of_16_channels() -> None:
     assert integer_terms(CONV)[1]["mac"] == 49 * 9 * 32 * 16
 
 
+def test_of_a_first_layer_only_the_channels_out_come_in_whole_blocks() -> None:
+    eight, sixteen = (float_terms(stem(3, outputs, 3, 96, 2))[1] for outputs in (8, 16))
+    assert eight == sixteen
+    assert sixteen["mac"] == 48 * 48 * 27 * 16
+
+
 def test_only_weights_that_no_cache_holds_are_far() -> None:
     assert float_terms(CONV)[1]["far_weight"] == 0
     large = Layer(1024, 1024, 1, 1, 1, 1024, matrix=True)

@@ -1,6 +1,7 @@
 """What whole nets take, in any mixture: sums of what their parts take."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,19 @@ def test_channels_cost_what_they_are_padded_to_only_between_integer_ops() -> Non
     assert found.integer_ns(["deep", "last"])["deep"] == 50 * 12 * 64
 
 
+def test_a_layer_that_is_called_again_takes_its_time_again() -> None:
+    def net(*names: str) -> PricedNet:
+        sized, x = Sized(1, 32, 8, 8), 1
+        for index, name in enumerate(names):
+            x = sized.op(name, "silu", sized.conv(f"conv{index}", x, 32))
+        return priced(sized.done(x))
+
+    shared, own = net("act", "act", "act"), net("act0", "act1", "act2")
+    integer = ["conv0", "conv1", "conv2"]
+    assert shared.total() == pytest.approx(own.total())
+    assert shared.total(integer) == pytest.approx(own.total(integer))
+
+
 @pytest.mark.parametrize("rows", [2, 7])
 def test_a_batch_is_predicted_as_one_row(rows: int) -> None:
     one = image_net()
@@ -102,6 +116,11 @@ def test_no_ratio_is_told_without_shapes_or_a_table_or_a_forward() -> None:
     assert predict_ratio(None, "x86_vnni", ["fc0"]) is None
     assert predict_ratio(replace(graph, shapes={}), "x86_vnni", ["fc0"]) is None
     assert price_net(OpGraph((), ()), TABLE) is None
+
+
+def test_no_ratio_is_told_by_prices_that_are_all_zero(tmp_path: Path) -> None:
+    simple().to_json(tmp_path / "costs.json")
+    assert predict_ratio(matrix_net(16, 16), str(tmp_path / "costs.json"), ["fc0"]) is None
 
 
 def test_large_nets_gain_and_tiny_ones_lose_by_the_shipped_table() -> None:

@@ -53,6 +53,7 @@ def test_an_unknown_table_names_the_known_ones_and_the_way_to_one() -> None:
         ({"conv.int8": {"mac": float("nan")}}, "conv.int8: mac = nan"),
         ({"conv.int8": {"mac": -1.0}}, "conv.int8: mac = -1.0"),
         ({"conv.int8": {"mac": float("inf")}}, "conv.int8: mac = inf"),
+        ({"conv.int8": {"mac": 1e308}}, "conv.int8: mac = 1e+308"),
         ({"conv.int8": {"macs": 1.0}}, "conv.int8: macs = 1.0"),
         ({"gelu.int8": {"element": 1.0}}, "'gelu.int8' is no row of one"),
     ],

@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from qdq.graph.linting.judging import lint
-from qdq.graph.weight_forms import write_weights_as_floats
+from qdq.graph.speed.weight_forms import write_weights_as_floats
 from tests.graph.graph_sketch import Sketch, counted, ops, written
 
 
@@ -55,3 +55,16 @@ def test_biases_and_other_codes_stay() -> None:
 def test_a_second_run_finds_nothing() -> None:
     graph = layers(many=True)
     assert (write_weights_as_floats(graph), write_weights_as_floats(graph)) == (1, 0)
+
+
+@pytest.mark.parametrize("scales", [(0.01, 0.01), (0.01, 0.02)])
+def test_codes_that_several_layers_read_become_floats_for_each(scales: tuple[float, float]) -> None:
+    draw = Sketch(1, 4, 6, 6)
+    codes = np.random.default_rng(0).integers(-127, 128, (4, 4, 3, 3))
+    x = draw.pair(draw.x, "in", 0.05, kind=np.int8)
+    for index, scale in enumerate(scales):
+        x = draw.node("Conv", x, draw.weight(f"w{index}", codes, scale))
+    graph = draw.done(x)
+    first, second = (node for node in graph.nodes if node.name.startswith("w"))
+    second.inputs[0] = first.inputs[0]
+    assert counted(graph, write_weights_as_floats) == 2

@@ -18,7 +18,7 @@ def write_weights_as_floats(graph: gs.Graph) -> int:
     """
     rewritten = 0
     for node in [each for each in graph.nodes if each.op == DEQUANTIZE]:
-        held, tensor = constant_codes(node.outputs[0]), node.inputs[0]
+        held, tensor = constant_codes(node.outputs[0]), node.outputs[0].name
         if held is None or held.values.dtype != np.int8 or held.zero_point.any():
             continue
         if not all(rounds_once((scale, held.zero_point)) for scale in held.scale.flat):
@@ -27,12 +27,12 @@ def write_weights_as_floats(graph: gs.Graph) -> int:
         if held.axis is not None:
             shape[held.axis] = -1
         values = held.values.astype(np.float32) * held.scale.reshape(shape)
-        point = gs.Constant(f"{node.outputs[0].name}.zero_point", held.zero_point)
+        point = gs.Constant(f"{tensor}.zero_point", held.zero_point)
         operands = [node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else point]
-        codes = gs.Variable(f"{tensor.name}.quantized", np.int8, held.values.shape)
-        inputs = [gs.Constant(f"{tensor.name}.floats", values), *operands]
-        name = f"{node.outputs[0].name}/{QUANTIZE}"
-        graph.nodes.append(gs.Node(QUANTIZE, name, dict(node.attrs), inputs, [codes]))
+        codes = gs.Variable(f"{tensor}.quantized", np.int8, held.values.shape)
+        inputs = [gs.Constant(f"{tensor}.floats", values), *operands]
+        attributes = dict(node.attrs)
+        graph.nodes.append(gs.Node(QUANTIZE, f"{tensor}/{QUANTIZE}", attributes, inputs, [codes]))
         node.inputs = [codes, *operands]
         rewritten += 1
     graph.cleanup().toposort()
