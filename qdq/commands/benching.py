@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from qdq.commands.outputs import report_file
 from qdq.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,11 +69,9 @@ def bench(
 
         qdq bench --fit costs.json
     """
-    from contextlib import ExitStack
-
     from qdq.commands.sizes import read_sizes
     from qdq.graph.benching.comparison import bench as compare
-    from qdq.records.base import to_json_text, written_whole
+    from qdq.records.base import to_json_text
 
     if bool(files) == (fit is not None):
         raise InputError(
@@ -86,8 +85,7 @@ def bench(
             )
         _fit(fit, rounds)
         return
-    with ExitStack() as opened:  # told before any work if it cannot be written
-        json_file = None if json is None else opened.enter_context(written_whole(json))
+    with report_file(json, files or ()) as json_file:
         report = compare(
             files or (),
             threads=threads or (1,),

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qdq.commands.outputs import report_file
+
 if TYPE_CHECKING:
     from qdq.records.difference import DifferenceReport
 
@@ -27,13 +29,10 @@ def diff(
 
         qdq diff model.tensorrt.onnx model.onnxruntime.onnx
     """
-    from contextlib import ExitStack
-
     from qdq.graph.differing.difference import diff as compare
-    from qdq.records.base import to_json_text, written_whole
+    from qdq.records.base import to_json_text
 
-    with ExitStack() as opened:  # told before any work if it cannot be written
-        json_file = None if json is None else opened.enter_context(written_whole(json))
+    with report_file(json, [a, b]) as json_file:
         report = compare(a, b)
         if json_file is not None:
             json_file.write_text(to_json_text(report.to_dict()), encoding="utf-8")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qdq.commands.outputs import report_file
 from qdq.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,12 +73,10 @@ def explain(
 
         qdq explain model.onnx --target tensorrt --engine layers.json --json explained.json
     """
-    from contextlib import ExitStack
-
     from qdq.commands.sizes import read_sizes
     from qdq.graph.explaining.engines import explain_engine
     from qdq.graph.explaining.explanation import explain as ask
-    from qdq.records.base import to_json_text, written_whole
+    from qdq.records.base import to_json_text
 
     sizes, compares = read_sizes(size or ()), build or engine is not None
     if compares and (runs or (build and engine is not None)):
@@ -85,8 +84,7 @@ def explain(
             "an engine is compared, built here or from a file, and not timed",
             fix="pass --build or --engine FILE, and no --runs",
         )
-    with ExitStack() as opened:  # told before any work if it cannot be written
-        json_file = None if json is None else opened.enter_context(written_whole(json))
+    with report_file(json, [file, engine]) as json_file:
         compared = explain_engine(file, engine, target=target, sizes=sizes) if compares else None
         report = compared.predicted if compared else ask(file, target, runs=runs, sizes=sizes)
         if json_file is not None:

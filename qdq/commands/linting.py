@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qdq.commands.outputs import report_file
 from qdq.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def lint(
     """
     from qdq.graph.linting.judging import lint as judge
     from qdq.graph.linting.sarif import to_sarif
-    from qdq.records.base import to_json_text, written_whole
+    from qdq.records.base import to_json_text
     from qdq.spec import QuantSpec
     from qdq.targets import get
 
@@ -82,8 +83,8 @@ def lint(
         )
     with ExitStack() as opened:  # all or none, and told before any work if one cannot be written
         json_file, sarif_file = (
-            None if place is None else opened.enter_context(written_whole(place))
-            for place in (json, sarif)
+            opened.enter_context(report_file(place, others))
+            for place, others in ((json, [file, fix]), (sarif, [file, fix, json]))
         )
         report = judge(file, None if target is None else get(target, **options), fix=fix)
         if json_file is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qdq.commands.batches import batches_of
+from qdq.commands.outputs import report_file
 
 if TYPE_CHECKING:
     from qdq.records.quantizing import QuantizationReport
@@ -61,14 +62,11 @@ def quantize(
         qdq quantize float.onnx int8.onnx --data calibration/ --target tensorrt
             --ignore Concat --method percentile --json report.json
     """
-    from contextlib import ExitStack
-
     from qdq.graph.quantizing.quantization import quantize as run
-    from qdq.records.base import to_json_text, written_whole
+    from qdq.records.base import to_json_text
 
     rows = batches_of(data, batch_size)
-    with ExitStack() as opened:  # told before any work if it cannot be written
-        json_file = None if json is None else opened.enter_context(written_whole(json))
+    with report_file(json, [source, destination]) as json_file:
         report = run(
             source,
             destination,

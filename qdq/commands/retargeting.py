@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qdq.commands.batches import batches_of
+from qdq.commands.outputs import report_file
 
 if TYPE_CHECKING:
     from qdq.records.retargeting import RetargetReport
@@ -57,14 +58,11 @@ def retarget(
 
         qdq retarget anyones.onnx gpu.onnx --target tensorrt --match --json certificate.json
     """
-    from contextlib import ExitStack
-
     from qdq.graph.retargeting.rewriting import retarget as rewrite
-    from qdq.records.base import to_json_text, written_whole
+    from qdq.records.base import to_json_text
 
     batches = None if data is None else batches_of(data, batch_size)
-    with ExitStack() as opened:  # told before any work if it cannot be written
-        json_file = None if json is None else opened.enter_context(written_whole(json))
+    with report_file(json, [source, destination]) as json_file:
         report = rewrite(
             source,
             destination,

@@ -1,12 +1,12 @@
 """`qdq validate`: an ONNX file in onnxruntime against what it was made from."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qdq.commands.models import Images, numbers, open_data
+from qdq.commands.outputs import report_file
 from qdq.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,14 +76,12 @@ def validate(
 
         qdq validate int8.onnx --reference float.onnx --data my_data:batches --layers
     """
-    from qdq.records.base import to_json_text, written_whole
+    from qdq.records.base import to_json_text
     from qdq.validation.comparing import validate as compare
 
     images = Images(size, numbers(mean, "--mean"), numbers(std, "--std"))
     _require_complete(model, weights, quantized, reference or (), layers=layers)
-    _require_apart(json, [file, weights, quantized, *(reference or ())])
-    with ExitStack() as opened:  # told before any work if it cannot be written
-        json_file = None if json is None else opened.enter_context(written_whole(json))
+    with report_file(json, [file, weights, quantized, *(reference or ())]) as json_file:
         references: dict[str, nn.Module | Path] = dict(_models(model, weights, quantized))
         references |= {each.name: each for each in reference or ()}
         report = compare(
@@ -127,14 +125,6 @@ def _require_complete(
     for what, (found, fix) in wrong.items():
         if found:
             raise InputError(what, fix=fix)
-
-
-def _require_apart(json: Path | None, read: "Sequence[Path | None]") -> None:
-    """InputError where the report would take the place of a file that is read."""
-    if json is not None and json.resolve() in [each.resolve() for each in read if each]:
-        raise InputError(
-            "--json is one of the files that are read", at=str(json), fix="name another file"
-        )
 
 
 def _models(

@@ -101,11 +101,9 @@ class Weight:
 def weights(view: View) -> Iterator[Weight]:
     """Every constant weight that is dequantized, whether the file holds codes or floats."""
     for layer in view.of(*WEIGHTED):
-        for index in (0, 1):
-            name = layer.input(index)
-            if not name or not view.is_constant(name):
-                continue
-            found = _weight(view, layer, name, index)
+        constant = [i for i in (1, 0) if layer.input(i) and view.is_constant(layer.input(i))]
+        for index in constant[:1]:  # where both are, the first is data
+            found = _weight(view, layer, layer.input(index), index)
             if found is not None:
                 yield found
 

@@ -78,6 +78,7 @@ def judge(model: ModelProto, target: Target) -> tuple[Finding, ...]:
             if RULES[rules[0]].target in ("", target.name)
             for graph in graphs
             for finding in check(graph, target)
+            if finding.rule not in target.waived
         }
     order = ("error", "warning", "note")
     return tuple(sorted(found, key=lambda each: (order.index(each.severity), each)))
