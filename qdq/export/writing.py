@@ -25,7 +25,7 @@ from qdq.export.grids import (
     site_grid,
 )
 from qdq.export.tracing import to_onnx
-from qdq.graph.code_inputs import CodeInput, take_codes
+from qdq.graph.code_inputs import NOTE, CodeInput, take_codes
 from qdq.graph.external_data import put_back, take_out, too_large
 from qdq.graph.files import require_place, save
 from qdq.graph.lowering import lower
@@ -208,7 +208,7 @@ def _told(target: Target, names: dict[str, str], codes: dict[str, CodeInput]) ->
     told = {"qdq.target": target.label, "qdq.version": version(), "qdq.sites": json.dumps(names)}
     if codes:
         inputs = {name: dataclasses.asdict(each) for name, each in codes.items()}
-        told["qdq.input"] = json.dumps(inputs)
+        told[NOTE] = json.dumps(inputs)
     return told
 
 

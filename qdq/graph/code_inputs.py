@@ -1,13 +1,17 @@
 """Inputs that are codes already: the Q of an input is left to whoever feeds the graph."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from qdq.errors import GraphError
-from qdq.graph.edges import QUANTIZE, is_output, read_instead, remove, same_grid
+from qdq.graph.edges import QUANTIZE, Array, is_output, read_instead, remove, same_grid
 from qdq.graph.passes import COMMUTING
+
+NOTE = "qdq.input"  # in a file's metadata
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,32 @@ class CodeInput:
     scale: float
     zero_point: int
     channels_last: bool
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it can be what it says, wherever it comes from."""
+        sized = type(self.scale) is float and 0 < self.scale < float("inf")
+        return sized and type(self.zero_point) is int and 0 <= self.zero_point <= 255
+
+    def codes_of(self, x: Array) -> Array:
+        """The uint8 codes of floats as the model takes them: QuantizeLinear, then the order."""
+        steps = np.rint(x.astype(np.float32) / np.float32(self.scale)) + self.zero_point
+        codes: Array = np.clip(steps, 0, 255).astype(np.uint8)
+        return codes.transpose(0, 2, 3, 1) if self.channels_last and codes.ndim == 4 else codes
+
+
+def noted_inputs(notes: Mapping[str, str]) -> dict[str, CodeInput]:
+    """Input -> what its codes stand for, as our export noted it; a note of another form is none.
+
+    Args:
+        notes: the metadata of a file.
+    """
+    try:
+        found = json.loads(notes.get(NOTE, "{}"))
+        inputs = {name: CodeInput(**each) for name, each in found.items()}
+        return {name: each for name, each in inputs.items() if each.is_sound}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def take_codes(graph: gs.Graph, *, channels_last: bool = False) -> dict[str, CodeInput]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from qdq.data import Inputs, call, device_of, tensors_of, to_device
 from qdq.errors import GraphError, InputError
+from qdq.graph.code_inputs import noted_inputs
 from qdq.nn import callsites
 
 Runner: TypeAlias = Callable[[Inputs], list[NDArray[Any]]]
@@ -81,7 +82,7 @@ _FLOATS: dict[str, type[np.floating[Any]]] = {
 def feed(opened: onnxruntime.InferenceSession, inputs: Inputs) -> dict[str, NDArray[Any]]:
     """The inputs under the names of the file: keywords by name, everything else in order.
 
-    Floats are given in the precision that the file takes.
+    Floats are given in the precision that the file takes, or as the codes that it takes.
 
     Raises:
         InputError: another number of inputs than the file has, or other names.
@@ -102,7 +103,11 @@ def feed(opened: onnxruntime.InferenceSession, inputs: Inputs) -> dict[str, NDAr
             f"{len(arrays)}",
             fix="pass batches as the exported model took them",
         )
-    return {name: _as(array, kinds[name]) for name, array in zip(names, arrays, strict=True)}
+    given = {name: _as(array, kinds[name]) for name, array in zip(names, arrays, strict=True)}
+    for name, each in noted_inputs(opened.get_modelmeta().custom_metadata_map).items():
+        if name in given and np.issubdtype(given[name].dtype, np.floating):
+            given[name] = each.codes_of(given[name])
+    return given
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:

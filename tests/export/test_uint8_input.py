@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qdq.calibration.choosing import calibrate
 from qdq.errors import GraphError, InputError
 from qdq.export.writing import export_onnx
+from qdq.graph.code_inputs import noted_inputs
 from qdq.insertion.replacing import insert
 from qdq.validation.comparing import validate
 
@@ -141,11 +142,35 @@ def test_channels_last_without_an_image_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_validate_refuses_floats_for_such_a_file_and_says_what_it_takes(tmp_path: Path) -> None:
-    export_onnx(prepared("mlp"), example("mlp"), tmp_path / "m.onnx", input="uint8")
+@pytest.mark.parametrize("form", ["uint8", "uint8_nhwc"])
+def test_validate_feeds_such_a_file_the_codes_of_floats(tmp_path: Path, form: str) -> None:
+    model, x, path = prepared("conv_last"), example("conv_last"), tmp_path / "m.onnx"
+    export_onnx(model, x, tmp_path / "floats.onnx")
+    export_onnx(model, x, path, input=form)
+    report = validate(path, [x], reference=tmp_path / "floats.onnx", progress=False)
+    assert report.rows[0].largest == 0.0
+
+
+def test_floats_for_codes_that_nothing_is_noted_of_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export_onnx(prepared("mlp"), example("mlp"), path, input="uint8")
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, path)
     with pytest.raises(InputError, match=r"onnxruntime does not take input \(4, 12\)") as caught:
-        validate(tmp_path / "m.onnx", [example("mlp")], progress=False)
+        validate(path, [example("mlp")], progress=False)
     assert "expected: (tensor(uint8))" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["no json", "[]", "3", '{"input": 1}', '{"input": {"scale": 1}}',
+     '{"input": {"scale": NaN, "zero_point": 0, "channels_last": false}}',
+     '{"input": {"scale": -1.0, "zero_point": 0, "channels_last": false}}',
+     '{"input": {"scale": 1.0, "zero_point": 1e99, "channels_last": false}}', "[" * 100_000],
+)  # fmt: skip
+def test_what_is_no_note_is_as_good_as_none(note: str) -> None:
+    assert noted_inputs({"qdq.input": note}) == {}
 
 
 @pytest.mark.parametrize("level", LEVELS)
