@@ -15,9 +15,8 @@ from qdq.nn.holders import holder_of
 from qdq.nn.twins import TWINS, why_float
 from qdq.records.decisions import Decision
 from qdq.targets.opgraph import CALLED_AGAIN, POINTWISE, Op, OpGraph
+from qdq.targets.regions import IN_REGION, why_no_site
 
-_PAIRS = ("add", "mul", "matmul")
-_REGION = "part of an activation or a normalization, which is one float region (T20, T24)"
 # Calls that are no sites on any target, and why; the user may have a better way to write them.
 _FLOAT_CALLS = {
     "multi_head_attention_forward": "torch computes this attention in one call that hides its "
@@ -148,20 +147,14 @@ def _why_not_here(op: Op, model: nn.Module, graph: OpGraph | None) -> str:
     if op.kind.startswith("other_"):
         return "a scaled sum, integers among its operands, or a weight that is computed"
     if op.kind == "mean" and _normalizes(op, graph):
-        return _REGION
+        return IN_REGION
     if op.kind in _FLOAT_CALLS:
         return _FLOAT_CALLS[op.kind]
     if holder_of(model, op.name) is None:
         return "every module around it goes through its children, and would meet the quantizers"
     if op.kind == "attention":
         return ""
-    if not graph.varying.issuperset(op.inputs) or (op.kind in _PAIRS and len(op.inputs) != 2):
-        return "one side is a constant (T23)"
-    if op.kind in ("add", "mul") and graph.is_pointwise(op):
-        return _REGION
-    if op.kind == "add" and _reaches_softmax(op, graph):
-        return "adds the mask of an attention (T20)"
-    return ""
+    return why_no_site(op, graph)
 
 
 def _normalizes(op: Op, graph: OpGraph) -> bool:
@@ -174,10 +167,3 @@ def _normalizes(op: Op, graph: OpGraph) -> bool:
                     return True
                 work.append(reader)
     return False
-
-
-def _reaches_softmax(op: Op, graph: OpGraph) -> bool:
-    reader = graph.only_reader(op.outputs[0])
-    while reader is not None and reader.kind in ("reshape", "identity", "max", "other_add", "to"):
-        reader = graph.only_reader(reader.outputs[0])
-    return reader is not None and reader.kind in ("softmax", "attention")

@@ -11,11 +11,10 @@ from qdq.graph.quantizing.products import Product
 from qdq.records.decisions import Decision
 from qdq.sites import Matcher, Patterns
 from qdq.targets.opgraph import CLAMPS, PARTING, TRANSPARENT, Op, OpGraph
+from qdq.targets.regions import PAIRS, why_no_site
 from qdq.targets.spans import between
 
 _LAYER = ("input", "weight", "output")
-_PAIRS = ("add", "mul", "matmul")
-_REGION = "part of an activation or a normalization, which is one float region (T20, T24)"
 # What is no site on any target, although somebody might look for it.
 _NEVER = {
     "mean": "no runtime has an integer kernel of a mean that is not over an image (O13)",
@@ -82,7 +81,7 @@ def _roles(op: Op) -> tuple[str, ...]:
         return ("weight",)
     if op.kind in ("avg_pool", "resize"):
         return ("input",)
-    if op.kind in (*_PAIRS, "concat"):
+    if op.kind in (*PAIRS, "concat"):
         return (*(f"input_{index}" for index in range(len(op.inputs))), "output")
     return ()
 
@@ -92,12 +91,9 @@ def _why_not(op: Op, node: gs.Node, ops: OpGraph, products: Mapping[str, Product
     refused = _why_no_kernel(op, node)
     if refused or not _roles(op) or op.weight or op.kind == "embedding":
         return refused
-    if not ops.varying.issuperset(op.inputs) or (op.kind in _PAIRS and len(op.inputs) != 2):
-        return "one side is a constant (T23)"
-    if op.kind in ("add", "mul") and ops.is_pointwise(op):
-        return _REGION
-    if op.kind == "add" and _reaches_softmax(op, ops):
-        return "adds the mask of an attention (T20)"
+    around = why_no_site(op, ops)
+    if around:
+        return around
     kinds = {each.dtype for each in (*node.inputs[: len(op.inputs)], node.outputs[0])}
     if kinds != {np.dtype(np.float32)}:
         named = ", ".join(sorted(str(each) for each in kinds if each != np.float32))
@@ -118,10 +114,3 @@ def _why_no_kernel(op: Op, node: gs.Node) -> str:
     if not _roles(op) and not moves(op) and not op.kind.startswith("integer_"):
         return f"there is no integer kernel of {node.op}"
     return ""
-
-
-def _reaches_softmax(op: Op, ops: OpGraph) -> bool:
-    reader = ops.only_reader(op.outputs[0])
-    while reader is not None and reader.kind in ("reshape", "identity", "max", "other_add", "to"):
-        reader = ops.only_reader(reader.outputs[0])
-    return reader is not None and reader.kind == "softmax"
