@@ -1,9 +1,10 @@
-"""INT8 over float latency in onnxruntime: our files against the float one.
+"""INT8 over float latency in onnxruntime: our files and quantize_static's against the float one.
 
 CPU provider, one thread, batch 1. The sessions run in turn, some 20 ms each, so that a busy
 neighbour slows them alike and caches are warm; a ratio is that of one such turn. Weights are random
 unless a safetensors file is given: time does not depend on them. Printed: median [lower quartile,
-upper quartile] of the file as placed, without speed passes; fast, with them; and of one made for
+upper quartile] of the file as placed, without speed passes; fast, with them; static, what
+onnxruntime.quantization makes of the float file, uint8 and int8 per channel; and of one made for
 TensorRT: apart, still int8, each reader of codes with a Q of its own; retargeted, from the file
 alone, for onnxruntime.
 
@@ -12,6 +13,7 @@ alone, for onnxruntime.
     python scripts/benchmarks/latency.py resnet20 --weights resnet20.safetensors --runs 300
 """
 
+import logging
 import tempfile
 import time
 import warnings
@@ -22,6 +24,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 from measuring import Times, arguments
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from safetensors.torch import load_file
 from torch import nn
 
@@ -73,11 +76,37 @@ def repeat(run: Callable[[], object], times: int) -> None:
         run()
 
 
+class Rows(CalibrationDataReader):  # type: ignore[misc]
+    """One batch, once."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self._rows = iter([{"x": x.numpy()}])
+
+    def get_next(self) -> object:
+        """The batch, then None."""
+        return next(self._rows, None)
+
+
+def write_static(paths: dict[str, Path], x: torch.Tensor) -> None:
+    """Onnxruntime's own quantizer at its fastest setting."""
+    logging.disable(logging.WARNING)  # that the float file was not preprocessed
+    quantize_static(
+        paths["float"],
+        paths["static"],
+        Rows(x),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    logging.disable(logging.NOTSET)
+
+
 def write(model: nn.Module, x: torch.Tensor, target: TargetLike, folder: Path) -> dict[str, Path]:
     """The float file with BatchNorm folded, and ours as placed and as rewritten for speed."""
     runtime = qdq.targets.get(target)
     names = ["float", "placed", "fast"]
-    names += ["apart", "retargeted"] if runtime.name == "tensorrt" else []
+    names += ["apart", "retargeted"] if runtime.name == "tensorrt" else ["static"]
     paths = {name: folder / f"{name}.onnx" for name in names}
     qdq.fuse(model.eval())
     torch.onnx.export(model, (x[:1],), paths["float"], dynamo=False, input_names=["x"])
@@ -88,7 +117,9 @@ def write(model: nn.Module, x: torch.Tensor, target: TargetLike, folder: Path) -
         if name in paths:
             done = speed_up_file(paths["placed"], paths[name], target=reader)
             print(f"  {name}:", ", ".join(f"{each} {n}" for each, n in done.items() if n))
-    if "retargeted" in paths:
+    if "static" in paths:
+        write_static(paths, x[:1])
+    else:
         data = [{"x": x[:1].numpy()}]
         print(" ", retarget(paths["placed"], paths["retargeted"], "onnxruntime", data=data))
     return paths
@@ -103,6 +134,7 @@ def main() -> None:
     if set(asked.models) - set(MODELS) or (asked.weights and len(asked.models) != 1):
         parser.error(f"choose from {', '.join(MODELS)}; with --weights, one")
     warnings.simplefilter("ignore")  # of the exporter that writes a true opset 13
+    onnxruntime.set_default_logger_severity(3)  # of constants of the float file that nobody reads
     torch.manual_seed(0)
     print(f"onnxruntime {onnxruntime.__version__}, {asked.threads} thread(s), batch 1, CPU time")
     for name in asked.models:
