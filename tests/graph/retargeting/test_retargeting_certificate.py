@@ -108,7 +108,10 @@ def test_a_range_that_nothing_tells_is_named_and_the_place_left_float(tmp_path: 
 
 def test_random_inputs_are_said_to_be_random(tmp_path: Path) -> None:
     report = retarget(exported("mlp", "tensorrt"), tmp_path / "m.onnx", "onnxruntime")
-    assert report.evidence == "8 random inputs, seeded (pass data to have real ones)"
+    assert (
+        report.evidence
+        == "8 random inputs, seeded (noise, which ranges chosen on data may not fit: pass data)"
+    )
     assert "whole file, on 8 random inputs" in str(report)
 
 
