@@ -122,7 +122,8 @@ def described(batches: Sequence[Feed], *, drawn: bool) -> str:
     if drawn:
         kinds = {each.dtype.name for each in batches[0].values()}
         idle = ", integers all 0" if kinds & {"int64", "int32", "bool"} else ""
-        return f"{rows} random inputs, seeded{idle} (noise, which ranges chosen on data may not fit: pass data)"
+        noise = "noise, which ranges chosen on data may not fit: pass data"
+        return f"{rows} random inputs, seeded{idle} ({noise})"
     total = sum(max(len(each) if each.ndim else 1 for each in feed.values()) for feed in batches)
     return f"{total} samples of the data"
 
