@@ -67,13 +67,12 @@ def residual_additions(view: View, target: Target) -> Iterator[Finding]:
             continue
         skip, ending = sides
         layer = view.layer(view.bare(ending))
-        if layer is None:
+        if layer is None or layer.op not in ("Conv", "ConvTranspose"):
             continue
         if view.dq(ending) is not None:
             why = f"a pair between {layer.label} and it splits their fusion"
             yield found("T12", node, why, "remove that pair", tensor=ending)
-        fused = layer.op in ("Conv", "ConvTranspose") and bool(view.quantized(layer))
-        if fused and view.dq(skip, MOVERS) is None:
+        if view.quantized(layer) and view.dq(skip, MOVERS) is None:
             why = f"its skip input {skip} is float"
             yield found("T11", node, why, "quantize the skip input", tensor=skip)
 

@@ -307,3 +307,13 @@ def test_scales_of_a_weight_outside_the_file_are_not_guessed() -> None:
             held.data_location = TensorProto.EXTERNAL
             held.external_data.add(key="location", value="weights.bin")
     assert judge(model, get("tensorrt")) == ()
+
+
+def test_the_pair_behind_a_product_that_no_sum_is_fused_with_splits_nothing() -> None:
+    net = Net()
+    net.inputs[0] = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16])
+    x = net.pair("x")
+    first, second = (net.op("MatMul", x, net.weight((16, 16), 1)) for _ in range(2))
+    total = net.op("Add", net.pair(first), net.pair(second))
+    model = net.model(net.op("MatMul", net.pair(total), net.weight((16, 16), 1)))
+    assert "T12" not in {row.rule for row in judge(model, get("tensorrt"))}
