@@ -67,3 +67,8 @@ class GraphError(QdqError):
 
 class RecipeError(QdqError):
     """A recipe file with a wrong key, value or path."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from qdq.errors import GraphError, RegistryError
+from qdq.errors import GraphError, RegistryError, first_line
 from qdq.graph.edges import Array
 from qdq.graph.external_data import place_data, read_data, remove_stale_data, write_data
 from qdq.graph.linting.reading import read_model
@@ -91,7 +91,7 @@ def _write_checked(model: onnx.ModelProto, temporary: Path, *, at: Path) -> None
         onnx.checker.check_model(str(temporary), full_check=True)  # by its path it finds the data
     except Exception as error:
         raise GraphError(
-            f"the graph that was built is not valid: {_first_line(error)}",
+            f"the graph that was built is not valid: {first_line(error)}",
             at=str(at),
             fix="this is a bug in the export: please report it with the model",
         ) from error
@@ -108,7 +108,3 @@ def noted_target(model: onnx.ModelProto) -> Target | None:
         return get(metadata(model).get("qdq.target", ""))
     except RegistryError:
         return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from qdq.errors import GraphError, InputError
+from qdq.errors import GraphError, InputError, first_line
 from qdq.registry import choose_one_of
 
 Feeds: TypeAlias = dict[str, NDArray[Any]]
@@ -69,7 +69,7 @@ def open_session(
         return onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
         raise GraphError(
-            f"onnxruntime refuses this file: {_first_line(error)}",
+            f"onnxruntime refuses this file: {first_line(error)}",
             at=at,
             fix="run `qdq lint` on it, and check the providers",
         ) from error
@@ -138,11 +138,7 @@ def _drawn(rng: np.random.Generator, shape: list[int], kind: str, at: str) -> ND
 def refuse_inputs(error: Exception, at: str) -> InputError:
     """What to say where onnxruntime cannot run a file on inputs that were drawn for it."""
     return InputError(
-        f"onnxruntime cannot run it on random inputs: {_first_line(error)}",
+        f"onnxruntime cannot run it on random inputs: {first_line(error)}",
         at=at,
         fix="give the sizes of dimensions that vary, sizes={'height': 224}, and a batch it takes",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

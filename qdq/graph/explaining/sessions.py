@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from qdq.errors import GraphError
+from qdq.errors import GraphError, first_line
 from qdq.graph.edges import Array
 
 _WARM_UP = 3  # runs that are not counted
@@ -60,7 +60,7 @@ def kernel_times(
                 session.run(None, feeds)
         except Exception as error:
             raise GraphError(
-                f"onnxruntime cannot run it on random inputs: {_first_line(error)}",
+                f"onnxruntime cannot run it on random inputs: {first_line(error)}",
                 at=str(path),
                 fix="pass the sizes of dimensions that vary, sizes={'height': 224}",
             ) from error
@@ -94,7 +94,7 @@ def _opened(
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise GraphError(
-            f"onnxruntime refuses this file: {_first_line(error)}",
+            f"onnxruntime refuses this file: {first_line(error)}",
             at=str(path),
             fix="export it again, or read the message above",
         ) from error
@@ -120,7 +120,3 @@ def _random_inputs(
         drawn = rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
         feeds[each.name] = drawn.astype(dtype)
     return feeds
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

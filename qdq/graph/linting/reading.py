@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
-from qdq.errors import GraphError
+from qdq.errors import GraphError, first_line
 
 MOST_NODES = 100_000  # of any net that is known; lint takes seconds for so many
 MOST_BYTES = 2**31  # protobuf reads no more
@@ -39,7 +39,7 @@ def read_model(path: str | os.PathLike[str]) -> ModelProto:
         raise
     except Exception as error:  # protobuf's, the checker's, the system's
         raise GraphError(
-            f"this is no valid ONNX model: {_first_line(error)}",
+            f"this is no valid ONNX model: {first_line(error)}",
             at=str(file),
             fix="export it again, or run onnx.checker on it for the details",
         ) from error
@@ -162,7 +162,3 @@ def _as_the_checker_wants(model: ModelProto) -> Iterator[None]:
             node.attribute.append(axis)
         for each in bare:
             each.ClearField("shape")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qdq.errors import InputError
+from qdq.errors import InputError, first_line
 from qdq.graph.quantizing.feeding import ROWS, Array
 
 _LARGEST = 1 << 34  # bytes that one .npz may unpack to
@@ -38,7 +38,7 @@ class ArrayFiles:
                 yield from self._batches(file)
             except _UNREADABLE as error:
                 raise InputError(
-                    f"this is no {file.suffix} of plain arrays: {_first_line(error)}",
+                    f"this is no {file.suffix} of plain arrays: {first_line(error)}",
                     at=str(file),
                     fix="write it with numpy.save(path, rows) or numpy.savez(path, name=rows)",
                 ) from error
@@ -84,7 +84,3 @@ def _unpacked(file: Path) -> dict[str, Array]:
         raise ValueError(f"it unpacks to {size:,} bytes; more than {_LARGEST:,} are not read")
     with np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

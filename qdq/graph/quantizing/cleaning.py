@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
-from qdq.errors import GraphError
+from qdq.errors import GraphError, first_line
 from qdq.graph.edges import infer_shapes
 from qdq.graph.quantizing.constants import drop_copies, fold_moved, keep_constants
 from qdq.graph.quantizing.layers import (
@@ -62,7 +62,7 @@ def cleaned(model: ModelProto, path: str) -> tuple[gs.Graph, tuple[str, ...]]:
                 notes.append(f"{note}: {done}")
     except Exception as error:  # types that graphsurgeon does not know, graphs without an order
         raise GraphError(
-            f"the graph cannot be taken apart: {type(error).__name__}: {_first_line(error)}",
+            f"the graph cannot be taken apart: {type(error).__name__}: {first_line(error)}",
             at=path,
             fix="simplify it, or export it again",
         ) from error
@@ -92,7 +92,3 @@ def _claimed(names: Iterable[str]) -> Iterator[str]:
         parts = name.split(".")
         if parts[-1] in _ENDINGS:
             yield from (".".join(parts[:end]) for end in range(1, len(parts)))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

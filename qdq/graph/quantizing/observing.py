@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 from onnx import ModelProto, TensorProto, helper
 
-from qdq.errors import CalibrationError, GraphError, InputError
+from qdq.errors import CalibrationError, GraphError, InputError, first_line
 from qdq.graph.edges import infer_shapes
 from qdq.graph.quantizing.feeding import Array, Feed
 from qdq.numerics.counters import Total, counted
@@ -89,7 +89,7 @@ def session_of(model: ModelProto, *, at: str) -> onnxruntime.InferenceSession:
             return _opened(str(path), options)
     except Exception as error:
         raise GraphError(
-            f"onnxruntime refuses this model: {_first_line(error)}",
+            f"onnxruntime refuses this model: {first_line(error)}",
             at=at,
             fix="see that the float file runs in onnxruntime first",
         ) from error
@@ -145,7 +145,7 @@ def _run(run: Runner, feed: Feed, batch: int) -> list[Array]:
     except Exception as error:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in feed.items())
         raise InputError(
-            f"onnxruntime cannot run the model on {shapes}: {_first_line(error)}",
+            f"onnxruntime cannot run the model on {shapes}: {first_line(error)}",
             at=f"batch {batch}",
             fix="pass data of the shapes that the model was made for",
         ) from error
@@ -165,7 +165,3 @@ def _finite(name: str, array: Array, batch: int) -> Histogram:
             fix="the float model is broken on this batch: look at the nodes before this tensor",
         )
     return hist
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

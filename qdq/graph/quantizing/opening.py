@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, inliner, version_converter
 
-from qdq.errors import GraphError
+from qdq.errors import GraphError, first_line
 from qdq.graph.files import load
 from qdq.graph.linting.reading import opset_of, require_valid, subgraphs
 from qdq.graph.quantizing.halves import widen
@@ -34,7 +34,7 @@ def open_float(path: str | os.PathLike[str]) -> tuple[ModelProto, tuple[str, ...
         model = inliner.inline_local_functions(model) if model.functions else model
     except Exception as error:  # onnx's own
         raise GraphError(
-            f"the functions of the model cannot be written out: {_first_line(error)}",
+            f"the functions of the model cannot be written out: {first_line(error)}",
             at=str(file),
             fix="inline them with onnx.inliner, or export it again without",
         ) from error
@@ -84,7 +84,7 @@ def _converted(model: ModelProto, file: Path) -> ModelProto:
     except Exception as error:  # whatever the converter meets
         raise GraphError(
             f"onnx cannot convert opset {old} to {OLDEST_OPSET}, the first with Q/DQ per channel: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             at=str(file),
             fix=f"export it again with opset {OLDEST_OPSET} or newer",
         ) from error
@@ -109,7 +109,3 @@ def _changed(op: str, old: int) -> bool:
         after.attributes.keys()
     )
     return grown or (op in _OTHER_AXIS and before.since_version != after.since_version)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from onnx import ModelProto
 
-from qdq.errors import GraphError
+from qdq.errors import GraphError, first_line
 from qdq.graph.edges import Array
 from qdq.graph.quantizing.feeding import Feed
 
@@ -25,7 +25,7 @@ def opened(content: bytes, *, optimize: bool, at: str) -> onnxruntime.InferenceS
         return _session(content, optimize=optimize)
     except Exception as error:
         raise GraphError(
-            f"onnxruntime refuses this file: {_first_line(error)}",
+            f"onnxruntime refuses this file: {first_line(error)}",
             at=at,
             fix="see that the file runs in onnxruntime before it is rewritten",
         ) from error
@@ -52,7 +52,7 @@ def run_all(
         return [[np.asarray(each) for each in session.run(None, feed)] for feed in feeds]
     except Exception as error:
         raise GraphError(
-            f"onnxruntime cannot run this file: {_first_line(error)}",
+            f"onnxruntime cannot run this file: {first_line(error)}",
             at=at,
             fix="pass data of the shapes that the model was made for",
         ) from error
@@ -103,7 +103,3 @@ def _session(content: bytes, *, optimize: bool) -> onnxruntime.InferenceSession:
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
